@@ -1,0 +1,1 @@
+"""What exists and where: datasets, blocks, files, replicas, sites, storage elements, LFN<->PFN, wishes."""

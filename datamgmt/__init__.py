@@ -1,0 +1,1 @@
+"""Data in motion: subscriptions, allocation, routing, links, transfers, tools, deletion."""

@@ -1,0 +1,1 @@
+"""Foundation: ids, clock, errors, settings, state machines, db, messaging, identity, metrics."""

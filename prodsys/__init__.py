@@ -1,0 +1,1 @@
+"""Work: requests, splitting, jobs, task queue, shares, brokerage, retries, merging, executors, wrapper."""
