@@ -1,0 +1,37 @@
+"""Quotas: (owner, limit, used), taken before they are used and never exceeded."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from gridcore.tables import quota
+
+TAKE = (
+    update(quota)
+    .where(quota.c.owner == bindparam("of"), quota.c.used_value + bindparam("n") <= quota.c.limit_value)
+    .values(used_value=quota.c.used_value + bindparam("n"))
+)
+GIVE_BACK = (
+    update(quota)
+    .where(quota.c.owner == bindparam("of"), quota.c.used_value >= bindparam("n"))
+    .values(used_value=quota.c.used_value - bindparam("n"))
+)
+FREE = select(quota.c.owner, quota.c.limit_value - quota.c.used_value)
+
+
+def take(conn: Connection, owner: str, n: int) -> bool:
+    """Take `n` of the owner's quota; False, and nothing taken, where so much is not free.
+
+    One guarded statement: a second writer waits for the row and sees the first one's sum.
+    """
+    return conn.execute(TAKE, {"of": owner, "n": n}).rowcount == 1
+
+
+def give_back(conn: Connection, owner: str, n: int) -> bool:
+    """Return `n`; False where so much was never taken."""
+    return conn.execute(GIVE_BACK, {"of": owner, "n": n}).rowcount == 1
+
+
+def free(conn: Connection) -> dict[str, int]:
+    """What is left, by owner."""
+    return dict(tuple(row) for row in conn.execute(FREE))

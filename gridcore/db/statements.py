@@ -1,0 +1,118 @@
+"""Statements: row locks, bulk writes, and the list of every statement the product runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Delete,
+    Executable,
+    Insert,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    insert,
+    select,
+)
+from sqlalchemy.exc import IntegrityError
+
+from gridcore.db.engine import is_sqlite
+from gridcore.db.types import metadata
+
+#: Rows one statement takes at once; Oracle allows 1000 elements in a list.
+CHUNK = 500
+PACKAGES = ("gridcore", "catalogs", "prodsys", "datamgmt", "agents", "gridapp")
+T = TypeVar("T")
+
+
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+@cache
+def _lock(table: Table) -> Select[Any]:
+    ids: BindParameter[int] = bindparam("ids", expanding=True)
+    return select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()
+
+
+def lock_rows(conn: Connection, table: Table, ids: Iterable[int]) -> None:
+    """Lock the rows that own a rule, in ascending order, until the transaction ends. No-op on SQLite."""
+    if is_sqlite(conn):
+        return
+    for chunk in chunks(sorted(set(ids))):
+        conn.execute(_lock(table), {"ids": chunk})
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, all with the same keys."""
+    if rows:
+        conn.execute(_insert(table), list(rows))
+
+
+def insert_new(conn: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+    """Insert a row unless its unique name is taken; whether it was. Of two writers at once one wins.
+
+    A savepoint keeps the transaction alive; the loser reads the winner's row afterwards.
+    """
+    try:
+        with conn.begin_nested():
+            insert_rows(conn, table, [row])
+    except IntegrityError:
+        return False
+    return True
+
+
+def run_many(conn: Connection, statement: Update | Delete | Insert, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Run one statement for each row of binds; how many rows it changed in all."""
+    if not rows:
+        return 0
+    return conn.execute(statement, list(rows)).rowcount
+
+
+def run_each(conn: Connection, statement: Update | Delete, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Run a guarded statement for each row of binds; which of them found their row.
+
+    Drivers report one sum for a batch, so a short sum is resolved row by row by the caller's own read;
+    this is for small batches whose losers must be known.
+    """
+    return [conn.execute(statement, dict(row)).rowcount == 1 for row in rows]
+
+
+def select_in(
+    conn: Connection, statement: Executable, ids: Iterable[Any], binds: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """All rows of a statement with an expanding bind `ids`, in chunks."""
+    rows: list[Any] = []
+    for chunk in chunks(sorted(set(ids))):
+        rows += conn.execute(statement, {**(binds or {}), "ids": chunk}).all()
+    return rows
+
+
+def statements() -> dict[str, Executable]:
+    """Every statement held as a module-level constant of the product's loaded modules, by its full name."""
+    found: dict[str, Executable] = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in PACKAGES:
+            for constant, value in list(vars(module).items()):
+                if isinstance(value, Select | Insert | Update | Delete):
+                    found[f"{name}.{constant}"] = value
+    for table in metadata.sorted_tables:
+        found[f"insert {table.name}"] = _insert(table)
+        if "id" in table.c:
+            found[f"lock {table.name}"] = _lock(table)
+    return found
