@@ -1,0 +1,249 @@
+"""Bookkeeping: datasets, blocks and files: making and closing them, and reading what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce, update
+
+from catalogs.states import BlockState, DatasetState
+from catalogs.tables import block, block_history, data_file, dataset, dir_, file_run
+from gridcore.db import insert_rows, lock_rows, outbox
+from gridcore.db.statements import insert_new, run_each, select_in
+from gridcore.db.types import UtcTime
+from gridcore.errors import NotFound, UsageError
+from gridcore.ids import check_dataset, split_lfn
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPolicy:
+    """A block is closed once it holds so many files or bytes, or so many seconds after it was opened."""
+
+    files: int
+    bytes: int
+    age_s: float
+
+    def __post_init__(self) -> None:
+        if min(self.files, self.bytes, self.age_s) <= 0:
+            raise UsageError(f"{self} would close empty blocks", hint="files, bytes and age_s are above zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRow:
+    """A dataset and its counters; `events` is the sum where they are known."""
+
+    id: int
+    name: str
+    state: DatasetState
+    policy: BlockPolicy
+    files: int
+    bytes: int
+    events: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """A block and its counters."""
+
+    id: int
+    dataset_id: int
+    name: str
+    origin_se_id: int
+    state: BlockState
+    files: int
+    bytes: int
+    events: int
+    created_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """A registered file."""
+
+    id: int
+    block_id: int
+    lfn: str
+    bytes: int
+    adler32: int
+    events: int | None
+    created_at: datetime
+
+
+# --- statements --------------------------------------------------------------------------------------
+
+DATASET = select(dataset).where(dataset.c.id == bindparam("dataset_id"))
+DATASET_NAMED = select(dataset).where(dataset.c.name == bindparam("name"))
+SWITCH_DATASET = (
+    update(dataset)
+    .where(dataset.c.id == bindparam("dataset_id"), dataset.c.state != bindparam("dst"))
+    .values(state=bindparam("dst"))
+)
+BLOCK_COUNTS = (
+    select(block.c.state, func.count().label("n"))
+    .where(block.c.dataset_id == bindparam("dataset_id"))
+    .group_by(block.c.state)
+)
+BLOCKS = select(block).where(block.c.id.in_(bindparam("ids", expanding=True))).order_by(block.c.id)
+CLOSED_BLOCKS = (
+    select(block)
+    .where(block.c.dataset_id == bindparam("dataset_id"), block.c.state == BlockState.CLOSED)
+    .where(block.c.id > bindparam("after"))
+    .order_by(block.c.id)
+)
+_DUE_CODE = case(
+    (block.c.files >= dataset.c.block_files, "files"),
+    (block.c.bytes >= dataset.c.block_bytes, "bytes"),
+    (dataset.c.state == DatasetState.CLOSED, "task end"),
+    (
+        type_coerce(block.c.created_at, BigInteger) + dataset.c.block_age_s * 1_000_000
+        <= bindparam("now", type_=UtcTime),
+        "age",
+    ),
+)
+DUE = (
+    select(block.c.id, _DUE_CODE.label("code"))
+    .join_from(block, dataset)
+    .where(block.c.state == BlockState.OPEN, _DUE_CODE.is_not(None))
+    .order_by(block.c.id)
+)
+CLOSE = (
+    update(block)
+    .where(block.c.id == bindparam("block_id"), block.c.state == BlockState.OPEN)
+    .values(state=BlockState.CLOSED, closed_at=bindparam("at"))
+)
+_FILES = select(data_file, dir_.c.path).join_from(data_file, dir_)
+FILES_OF_BLOCK = _FILES.where(data_file.c.block_id == bindparam("block_id")).order_by(data_file.c.id)
+FILE_NAMED = _FILES.where(dir_.c.path == bindparam("path"), data_file.c.name == bindparam("name"))
+RUNS = (
+    select(file_run)
+    .where(file_run.c.file_id.in_(bindparam("ids", expanding=True)))
+    .order_by(file_run.c.file_id, file_run.c.run, file_run.c.first_lumi)
+)
+
+
+# --- datasets ----------------------------------------------------------------------------------------
+
+
+def create_dataset(conn: Connection, key: int, name: str, policy: BlockPolicy, now: datetime) -> int:
+    """The id of the dataset of that name, made if there is none; an existing one keeps its policy."""
+    row = {
+        "id": key,
+        "name": check_dataset(name),
+        "state": DatasetState.OPEN,
+        "block_files": policy.files,
+        "block_bytes": policy.bytes,
+        "block_age_s": policy.age_s,
+        "created_at": now,
+    }
+    found = conn.execute(DATASET_NAMED, {"name": name}).one_or_none()
+    if found is None and insert_new(conn, dataset, row):
+        return key
+    return int((found or conn.execute(DATASET_NAMED, {"name": name}).one()).id)
+
+
+def close_dataset(conn: Connection, dataset_id: int) -> bool:
+    """Accept no further file; its open blocks become due. False if it was closed."""
+    return _switch(conn, dataset_id, DatasetState.CLOSED)
+
+
+def reopen_dataset(conn: Connection, dataset_id: int) -> bool:
+    """Accept files again, into new blocks. False if it was open."""
+    return _switch(conn, dataset_id, DatasetState.OPEN)
+
+
+def _switch(conn: Connection, dataset_id: int, state: DatasetState) -> bool:
+    return conn.execute(SWITCH_DATASET, {"dataset_id": dataset_id, "dst": state}).rowcount == 1
+
+
+# --- closing -----------------------------------------------------------------------------------------
+
+
+def due_blocks(conn: Connection, now: datetime) -> list[tuple[int, str]]:
+    """(id, code) of the open blocks to close: files | bytes | task end (dataset closed) | age."""
+    return [(row.id, row.code) for row in conn.execute(DUE, {"now": now})]
+
+
+def close_blocks(conn: Connection, ids: Iterable[int], code: str, now: datetime) -> list[int]:
+    """Close those that are open; which they were. Closed blocks are immutable and may be copied."""
+    wanted = sorted(set(ids))
+    lock_rows(conn, block, wanted)
+    done = run_each(conn, CLOSE, [{"block_id": key, "at": now} for key in wanted])
+    closed = [key for key, was_open in zip(wanted, done, strict=True) if was_open]
+    change = {"frm": BlockState.OPEN, "dst": BlockState.CLOSED, "at": now, "code": code}
+    insert_rows(conn, block_history, [{"block_id": key, **change} for key in closed])
+    for row in select_in(conn, BLOCKS, closed):
+        outbox.emit(conn, "block.closed", row.name, {"block_id": row.id, "files": row.files})
+    return closed
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def dataset_row(row: Any) -> DatasetRow:
+    """A row of the table as a value."""
+    policy = BlockPolicy(row.block_files, row.block_bytes, row.block_age_s)
+    names = ("id", "name", "state", "files", "bytes", "events", "created_at")
+    return DatasetRow(policy=policy, **{name: row._mapping[name] for name in names})
+
+
+def dataset_by_id(conn: Connection, dataset_id: int) -> DatasetRow:
+    """The dataset. Raises NotFound."""
+    row = conn.execute(DATASET, {"dataset_id": dataset_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no dataset with id {dataset_id}")
+    return dataset_row(row)
+
+
+def dataset_by_name(conn: Connection, name: str) -> DatasetRow | None:
+    """The dataset, None where there is none."""
+    row = conn.execute(DATASET_NAMED, {"name": name}).one_or_none()
+    return dataset_row(row) if row else None
+
+
+def dataset_summary(conn: Connection, dataset_id: int) -> tuple[DatasetRow, dict[BlockState, int]]:
+    """The dataset and its number of blocks by state. Raises NotFound."""
+    counts = {row.state: row.n for row in conn.execute(BLOCK_COUNTS, {"dataset_id": dataset_id})}
+    return dataset_by_id(conn, dataset_id), {state: counts.get(state, 0) for state in BlockState}
+
+
+def closed_blocks(conn: Connection, dataset_id: int, after: int = 0) -> list[BlockRow]:
+    """Closed blocks by id, of those ids above `after`; blocks do not close in the order of their ids."""
+    rows = conn.execute(CLOSED_BLOCKS, {"dataset_id": dataset_id, "after": after})
+    return [BlockRow(**row._mapping) for row in rows]
+
+
+def blocks_by_id(conn: Connection, ids: Iterable[int]) -> dict[int, BlockRow]:
+    """{id: block} of those that exist, by id."""
+    return {row.id: BlockRow(**row._mapping) for row in select_in(conn, BLOCKS, ids)}
+
+
+def _file_row(row: Any) -> FileRow:
+    values = {k: v for k, v in row._mapping.items() if k not in ("dir_id", "name", "path")}
+    return FileRow(lfn=f"{row.path}/{row.name}", **values)
+
+
+def files_of_block(conn: Connection, block_id: int) -> list[FileRow]:
+    """Its files by id."""
+    return [_file_row(row) for row in conn.execute(FILES_OF_BLOCK, {"block_id": block_id})]
+
+
+def file_by_lfn(conn: Connection, lfn: str) -> FileRow | None:
+    """The file, None where no such LFN is registered."""
+    path, name = split_lfn(lfn)
+    row = conn.execute(FILE_NAMED, {"path": path, "name": name}).one_or_none()
+    return _file_row(row) if row else None
+
+
+def runs_of(conn: Connection, file_ids: Iterable[int]) -> dict[int, dict[int, list[tuple[int, int]]]]:
+    """{file id: {run: [(first lumi, last lumi)]}} of the files that have any."""
+    result: dict[int, dict[int, list[tuple[int, int]]]] = {}
+    for row in select_in(conn, RUNS, file_ids):
+        result.setdefault(row.file_id, {}).setdefault(row.run, []).append((row.first_lumi, row.last_lumi))
+    return result

@@ -1,0 +1,130 @@
+"""A small grid in a database: three SEs and one dataset, for the tests of the catalogues."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, event
+
+from catalogs import bookkeeping, registration, replicas, sites
+from catalogs.bookkeeping import BlockPolicy
+from catalogs.registration import NewFile
+from gridcore.db import Database, outbox
+from gridcore.db.keys import Keys
+
+T = TypeVar("T")
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DATASET = "/MinBias/Spring26-v1/RAW"
+ALDER, BIRCH, CEDAR = 1, 2, 3
+RULES = {
+    "lfn-to-pfn": [{"protocol": "direct", "path-match": "/+(.*)", "result": "/data/$1"}],
+    "pfn-to-lfn": [],
+}
+
+
+def new_file(number: int, size: int = 10, **values: Any) -> NewFile:
+    """The numbered file; five to a directory."""
+    lfn = f"/store/data/MinBias/{number // 5}/file_{number}.root"
+    return NewFile(lfn=lfn, bytes=size, adler32=number, **{"events": 100, **values})
+
+
+class Grid:
+    """The database and shorthands for what every test does."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.keys = Keys(database)
+
+    def build(self) -> Grid:
+        for number, name in ((ALDER, "Alder"), (BIRCH, "Birch"), (CEDAR, "Cedar")):
+            self.do(sites.put_site, sites.Site(id=number, name=f"T1_DE_{name}", tier=1))
+            self.do(sites.put_se, storage(number, f"{name}_Disk"))
+        self.dataset_id = self.make_dataset(DATASET)
+        return self
+
+    def do(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """In a transaction."""
+        return self.database.transaction(lambda conn: act(conn, *args, **kwargs))
+
+    def read(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """In a snapshot."""
+        with self.database.snapshot() as conn:
+            return act(conn, *args, **kwargs)
+
+    def make_dataset(self, name: str, files: int = 3, size: int = 1000, age_s: float = 60) -> int:
+        policy = BlockPolicy(files, size, age_s)
+        return self.do(bookkeeping.create_dataset, self.keys.one("dataset"), name, policy, NOW)
+
+    def register(
+        self, *files: NewFile, dataset_id: int | None = None, se_id: int = ALDER, now: datetime = NOW
+    ) -> list[int]:
+        reserved = registration.reserve(self.keys, len(files))
+        return self.do(registration.register, reserved, dataset_id or self.dataset_id, se_id, files, now)
+
+    def closed_block(self, *files: NewFile) -> int:
+        """The id of a closed block with these files (or file 0), at Alder."""
+        (file_id, *_) = self.register(*(files or (new_file(0),)))
+        block_id = self.block_of(file_id)
+        self.do(bookkeeping.close_blocks, [block_id], "age", NOW)
+        return block_id
+
+    def block_of(self, file_id: int) -> int:
+        for row in self.all_blocks():
+            if any(one.id == file_id for one in self.read(bookkeeping.files_of_block, row.id)):
+                return row.id
+        raise LookupError(file_id)
+
+    def all_blocks(self) -> list[bookkeeping.BlockRow]:
+        return list(self.read(bookkeeping.blocks_by_id, range(1, 1000)).values())
+
+    def copy(self, block_id: int, *se_ids: int) -> None:
+        """COMPLETE replicas there too."""
+        for hops, se_id in enumerate(se_ids, 1):
+            self.do(replicas.begin, block_id, se_id, transit=False, custodial=False, now=NOW)
+            assert self.do(replicas.complete, block_id, se_id, hops, NOW)
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(one.kind, one.subject) for one in self.read(outbox.waiting, 100)]
+
+
+def storage(number: int, name: str) -> sites.StorageElement:
+    text = sites.tfc_text(RULES)
+    return sites.StorageElement(
+        id=number, name=name, site_id=number, kind="disk", protocol="direct", tfc=text
+    )
+
+
+def at_once(n: int, act: Callable[[int], T]) -> list[T]:
+    """Run act(0..n-1) in threads that start together; their results."""
+    barrier = threading.Barrier(n)
+
+    def one(number: int) -> T:
+        barrier.wait(10)
+        return act(number)
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(one, range(n)))
+
+
+def plans(grid: Grid, act: Callable[..., object], *args: Any) -> str:
+    """What SQLite does for the statements of a read, one step a line."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(conn: Any, cursor: Any, sql: str, binds: Any, context: Any, many: bool) -> None:
+        seen.append((sql, binds))
+
+    def explain(conn: Connection) -> Sequence[str]:
+        event.listen(conn, "before_cursor_execute", note)
+        act(conn, *args)
+        event.remove(conn, "before_cursor_execute", note)
+        rows = [
+            row for sql, binds in seen for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", binds)
+        ]
+        return [row.detail for row in rows]
+
+    return "\n".join(grid.read(explain))
