@@ -1,0 +1,192 @@
+"""Accounting: a finished attempt's effect, committed once. Job, outputs, catalogue, counters and events
+change in one transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Integer, bindparam, select
+
+from catalogs import registration
+from catalogs.registration import NewFile, Reserved
+from gridcore.db.statements import lock_rows, select_in
+from prodsys import attempts, outputs, tasks
+from prodsys.attempts import Attempt
+from prodsys.jobs import store
+from prodsys.jobs.machine import JobEvent, JobKind, JobState
+from prodsys.jobs.store import Move
+from prodsys.outputs import OutputKind, OutputRow
+from prodsys.retries import ErrorClass
+from prodsys.settlement import Settler
+from prodsys.states import OutputEvent, OutputState
+from prodsys.tables import attempt, job, task_input
+
+#: Jobs settled in one transaction.
+BATCH = 50
+
+STAGED_OUT = (
+    select(job.c.id, job.c.task_id)
+    .where(job.c.state == JobState.STAGEOUT)
+    .order_by(job.c.task_id, job.c.id)
+    .limit(bindparam("n", type_=Integer))
+)
+ROWS = (
+    select(job.c.id, job.c.task_id, job.c.kind, job.c.attempt, job.c.state, attempt.c.batch_key)
+    .join(attempt, (attempt.c.job_id == job.c.id) & (attempt.c.attempt == job.c.attempt))
+    .where(job.c.id.in_(bindparam("ids", expanding=True)), job.c.state == JobState.STAGEOUT)
+    .order_by(job.c.id)
+)
+PARENTS = select(task_input.c.job_id, task_input.c.file_id).where(
+    task_input.c.job_id.in_(bindparam("ids", expanding=True))
+)
+
+Runs = Mapping[str, Sequence[Sequence[int]]]
+
+
+def due(conn: Connection, limit: int = BATCH) -> dict[int, list[int]]:
+    """Jobs in STAGEOUT by task."""
+    by_task: dict[int, list[int]] = defaultdict(list)
+    for job_id, task_id in conn.execute(STAGED_OUT, {"n": limit}):
+        by_task[task_id].append(job_id)
+    return by_task
+
+
+def wishes_needed(conn: Connection, job_ids: Sequence[int]) -> int:
+    """Keys for all delete wishes that committing these jobs may take."""
+    return len(outputs.of_merges(conn, job_ids)) + len(outputs.of_jobs(conn, job_ids))
+
+
+def commit(
+    conn: Connection, settler: Settler, task_id: int, job_ids: Sequence[int], reserved: Reserved
+) -> dict[str, int]:
+    """Commit jobs of one task; how many are done, how many failed after all."""
+    lock_rows(conn, job, job_ids)
+    rows = select_in(conn, ROWS, job_ids)
+    found = attempts.by_key(conn, [row.batch_key for row in rows])
+    current = {(row.id, row.attempt) for row in rows}
+    staged = {
+        row.job_id: row
+        for row in outputs.of_jobs(conn, [row.id for row in rows])
+        if row.state == OutputState.STAGED and (row.job_id, row.attempt) in current
+    }
+    inputs = _inputs_of_merges(conn, rows)
+    good, bad = [], 0
+    for row in rows:
+        complaint = _complaint(row, staged.get(row.id), inputs.get(row.id, []))
+        if complaint is None:
+            good.append(row)
+        else:
+            bad += settler.fail(found[row.batch_key], None, ErrorClass.BAD_REPORT, complaint)
+    _finish(conn, settler, good, found, staged, inputs)
+    final = [row for row in good if staged[row.id].kind == OutputKind.FINAL]
+    if final:
+        _register(conn, task_id, final, staged, inputs, reserved, settler.now)
+    return {"done": len(good), "failed": bad}
+
+
+def _inputs_of_merges(conn: Connection, rows: Iterable[Any]) -> dict[int, list[OutputRow]]:
+    merges = [row.id for row in rows if row.kind == JobKind.MERGE]
+    inputs: dict[int, list[OutputRow]] = defaultdict(list)
+    for one in outputs.of_merges(conn, merges):
+        if one.merge_job_id is not None and one.state == OutputState.MERGING:
+            inputs[one.merge_job_id].append(one)
+    return inputs
+
+
+def _complaint(row: Any, one: OutputRow | None, inputs: Sequence[OutputRow]) -> str | None:
+    """What is wrong with a job's output; a merge must hold exactly the events of its inputs."""
+    if one is None:
+        return "no output of this attempt is staged"
+    if row.kind == JobKind.MERGE:
+        expected = [file.events for file in inputs]
+        known = [events for events in expected if events is not None]
+        if len(known) == len(expected) and one.events != sum(known):
+            return f"the merge reports {one.events} events, its inputs hold {sum(known)}"
+    return None
+
+
+def _finish(
+    conn: Connection,
+    settler: Settler,
+    good: Sequence[Any],
+    found: Mapping[str, Attempt],
+    staged: Mapping[int, OutputRow],
+    inputs: Mapping[int, Sequence[OutputRow]],
+) -> None:
+    moves = [
+        Move(job_id=row.id, attempt=row.attempt, event=JobEvent.COMMITTED, to=JobState.DONE) for row in good
+    ]
+    store.apply(conn, moves, settler.now)
+    unmerged = [staged[row.id] for row in good if staged[row.id].kind == OutputKind.UNMERGED]
+    outputs.move(conn, unmerged, OutputEvent.COMMITTED, settler.now)
+    merged = [one for row in good for one in inputs.get(row.id, [])]
+    outputs.move(conn, merged, OutputEvent.MERGED, settler.now)
+    settler.remove(merged)
+
+
+def _register(
+    conn: Connection,
+    task_id: int,
+    final: Sequence[Any],
+    staged: Mapping[int, OutputRow],
+    inputs: Mapping[int, Sequence[OutputRow]],
+    reserved: Reserved,
+    now: datetime,
+) -> None:
+    """Enter final outputs into the task's dataset, at the SE where they lie."""
+    of_task = tasks.by_id(conn, task_id)
+    makers = {row.id: [one.job_id for one in inputs.get(row.id, [])] or [row.id] for row in final}
+    parents = _parents(conn, {job_id for jobs in makers.values() for job_id in jobs})
+    by_se: dict[int, list[tuple[OutputRow, NewFile]]] = defaultdict(list)
+    for row in final:
+        one = staged[row.id]
+        runs = united([file.runs for file in inputs.get(row.id, [])] or [one.runs])
+        family = tuple(sorted({parent for job_id in makers[row.id] for parent in parents.get(job_id, ())}))
+        by_se[one.se_id].append((one, _new_file(one, runs, family)))
+    keys = _split(reserved)
+    for se_id, files in sorted(by_se.items()):
+        part = keys(len(files))
+        ids = registration.register(
+            conn, part, of_task.output_dataset_id, se_id, [new for _, new in files], now
+        )
+        rows = [one for one, _ in files]
+        as_files = dict(zip((one.id for one in rows), ids, strict=True))
+        outputs.move(conn, rows, OutputEvent.COMMITTED, now, files=as_files)
+
+
+def _new_file(one: OutputRow, runs: dict[int, list[tuple[int, int]]], parents: tuple[int, ...]) -> NewFile:
+    return NewFile(
+        lfn=one.lfn, bytes=one.bytes, adler32=one.adler32, events=one.events, runs=runs, parents=parents
+    )
+
+
+def _parents(conn: Connection, job_ids: Iterable[int]) -> dict[int, list[int]]:
+    parents: dict[int, list[int]] = defaultdict(list)
+    for job_id, file_id in select_in(conn, PARENTS, job_ids):
+        parents[job_id].append(file_id)
+    return parents
+
+
+def _split(reserved: Reserved) -> Any:
+    """Hands out parts of the reserved keys, one part per SE."""
+    used = 0
+
+    def part(n: int) -> Reserved:
+        nonlocal used
+        here = slice(used, used + n)
+        used += n
+        return Reserved(reserved.files[here], reserved.blocks[here], reserved.dirs[here])
+
+    return part
+
+
+def united(parts: Iterable[Runs]) -> dict[int, list[tuple[int, int]]]:
+    """Lumi ranges by run of several reports, touching ones made one."""
+    ranges: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for runs in parts:
+        for run, pairs in runs.items():
+            ranges[int(run)] += [(first, last) for first, last in pairs]
+    return {run: registration.merged(pairs) for run, pairs in ranges.items()}

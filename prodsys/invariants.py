@@ -1,0 +1,235 @@
+"""Invariants of the work half: what never holds, as SQL that returns the keys that break it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, and_, exists, func, or_, select
+
+from catalogs.tables import data_file
+from gridcore.db.invariants import Invariant
+from prodsys.jobs.machine import ACTIVE, JobKind, JobState
+from prodsys.outputs import OutputKind
+from prodsys.states import OutputState
+from prodsys.tables import (
+    attempt,
+    job,
+    job_class,
+    job_history,
+    job_spec,
+    output,
+    share_node,
+    task,
+    task_count,
+    task_input,
+)
+
+_COUNTED = (
+    select(
+        job.c.task_id.label("task_id"),
+        job.c.kind.label("kind"),
+        job.c.state.label("state"),
+        func.count().label("jobs"),
+        func.sum(job.c.units).label("units"),
+    )
+    .group_by(job.c.task_id, job.c.kind, job.c.state)
+    .subquery("counted")
+)
+_PROCESS_UNITS = (
+    select(job.c.task_id.label("task_id"), func.sum(job.c.units).label("units"))
+    .where(job.c.kind == JobKind.PROCESS)
+    .group_by(job.c.task_id)
+    .subquery("process_units")
+)
+_READY = (
+    select(
+        job.c.class_id.label("class_id"), func.count().label("n"), func.min(job.c.rank).label("first_rank")
+    )
+    .where(job.c.state == JobState.READY)
+    .group_by(job.c.class_id)
+    .subquery("ready_jobs")
+)
+_RUNNING = (
+    select(job_class.c.leaf_id.label("leaf_id"), func.sum(job_class.c.cores).label("cores"))
+    .join(job, job.c.class_id == job_class.c.id)
+    .where(job.c.state.in_(sorted(ACTIVE)))
+    .group_by(job_class.c.leaf_id)
+    .subquery("running_jobs")
+)
+_COMMITTED = (OutputState.REGISTERED, OutputState.MERGING, OutputState.MERGED)
+
+
+def _miscounted() -> Select[Any]:
+    here = and_(
+        _COUNTED.c.task_id == task_count.c.task_id,
+        _COUNTED.c.kind == task_count.c.kind,
+        _COUNTED.c.state == task_count.c.state,
+    )
+    differs = [task_count.c[name] != func.coalesce(_COUNTED.c[name], 0) for name in ("jobs", "units")]
+    return (
+        select(task_count.c.task_id, task_count.c.kind, task_count.c.state)
+        .outerjoin_from(task_count, _COUNTED, here)
+        .where(or_(*differs))
+    )
+
+
+def _merge_sums() -> Select[Any]:
+    """Done merges whose file has not the sum of its inputs' events, where these are all known."""
+    inputs = (
+        select(
+            output.c.merge_job_id.label("job_id"),
+            func.sum(output.c.events).label("events"),
+            (func.count() - func.count(output.c.events)).label("unknown"),
+        )
+        .where(output.c.state == OutputState.MERGED)
+        .group_by(output.c.merge_job_id)
+        .subquery("merged_inputs")
+    )
+    return (
+        select(output.c.job_id)
+        .join(inputs, inputs.c.job_id == output.c.job_id)
+        .where(output.c.state == OutputState.REGISTERED, inputs.c.unknown == 0)
+        .where(output.c.events != inputs.c.events)
+    )
+
+
+def _history_lags() -> Select[Any]:
+    """Jobs whose last history row does not name their state."""
+    last = (
+        select(job_history.c.job_id, func.max(job_history.c.seq).label("seq"))
+        .group_by(job_history.c.job_id)
+        .subquery("last_row")
+    )
+    return (
+        select(job.c.id)
+        .outerjoin_from(job, last, last.c.job_id == job.c.id)
+        .outerjoin(job_history, job_history.c.seq == last.c.seq)
+        .where(or_(job_history.c.dst.is_(None), job_history.c.dst != job.c.state))
+    )
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    Invariant("job counters", "a task's counters equal the counts of its jobs", _miscounted()),
+    Invariant(
+        "units conserved",
+        "the units of a task's process jobs are those it has made",
+        select(task.c.id)
+        .outerjoin_from(task, _PROCESS_UNITS, _PROCESS_UNITS.c.task_id == task.c.id)
+        .where(task.c.units_made != func.coalesce(_PROCESS_UNITS.c.units, 0)),
+    ),
+    Invariant(
+        "units within total",
+        "no task makes more units than it has",
+        select(task.c.id).where(task.c.units_made > task.c.units_total),
+    ),
+    Invariant(
+        "ready counters",
+        "a class counts its ready jobs, and none stands before the head it remembers",
+        select(job_class.c.id)
+        .outerjoin_from(job_class, _READY, _READY.c.class_id == job_class.c.id)
+        .where(
+            or_(
+                job_class.c.ready != func.coalesce(_READY.c.n, 0),
+                _READY.c.first_rank < job_class.c.head_rank,
+            )
+        ),
+    ),
+    Invariant(
+        "running cores",
+        "a share leaf counts the cores of its active jobs",
+        select(share_node.c.id)
+        .outerjoin_from(share_node, _RUNNING, _RUNNING.c.leaf_id == share_node.c.id)
+        .where(share_node.c.running != func.coalesce(_RUNNING.c.cores, 0)),
+    ),
+    Invariant(
+        "one admitted start",
+        "no attempt runs that has ended, and no running job lacks an admitted attempt",
+        select(job.c.id)
+        .outerjoin_from(job, attempt, and_(attempt.c.job_id == job.c.id, attempt.c.attempt == job.c.attempt))
+        .where(job.c.state == JobState.RUNNING)
+        .where(or_(attempt.c.admitted_at.is_(None), attempt.c.ended_at.is_not(None))),
+    ),
+    Invariant(
+        "one committed effect",
+        "no job has outputs of two attempts committed",
+        select(output.c.job_id)
+        .where(output.c.state.in_(_COMMITTED))
+        .group_by(output.c.job_id, output.c.name)
+        .having(func.count() > 1),
+    ),
+    Invariant(
+        "done has output",
+        "a DONE job's output is committed, and only a DONE job's",
+        select(job.c.id)
+        .outerjoin_from(job, output, and_(output.c.job_id == job.c.id, output.c.state.in_(_COMMITTED)))
+        .where(
+            or_(
+                and_(job.c.state == JobState.DONE, output.c.id.is_(None)),
+                and_(job.c.state != JobState.DONE, output.c.id.is_not(None)),
+            )
+        ),
+    ),
+    Invariant(
+        "final outputs are files",
+        "a committed final output is a registered file, and nothing else is",
+        select(output.c.id).where(
+            or_(
+                and_(
+                    output.c.kind == OutputKind.FINAL,
+                    output.c.state == OutputState.REGISTERED,
+                    output.c.file_id.is_(None),
+                ),
+                and_(
+                    output.c.file_id.is_not(None),
+                    or_(output.c.kind != OutputKind.FINAL, output.c.state != OutputState.REGISTERED),
+                ),
+            )
+        ),
+    ),
+    Invariant(
+        "output like its file",
+        "a registered output has its file's size and checksum",
+        select(output.c.id)
+        .join(data_file, data_file.c.id == output.c.file_id)
+        .where(or_(data_file.c.bytes != output.c.bytes, data_file.c.adler32 != output.c.adler32)),
+    ),
+    Invariant(
+        "no file twice",
+        "no file is the output of two jobs",
+        select(output.c.file_id)
+        .where(output.c.file_id.is_not(None))
+        .group_by(output.c.file_id)
+        .having(func.count() > 1),
+    ),
+    Invariant(
+        "merged by a merge",
+        "an output being merged names its merge",
+        select(output.c.id).where(
+            output.c.state.in_([OutputState.MERGING, OutputState.MERGED]), output.c.merge_job_id.is_(None)
+        ),
+    ),
+    Invariant(
+        "merge keeps events",
+        "a merged file holds the events of its inputs",
+        _merge_sums(),
+    ),
+    Invariant(
+        "ledger of inputs",
+        "a task's units of files are the rows of its ledger",
+        select(task.c.id)
+        .where(task.c.unit_kind == "files")
+        .where(
+            task.c.units_made
+            != select(func.count())
+            .select_from(task_input)
+            .where(task_input.c.task_id == task.c.id)
+            .scalar_subquery()
+        ),
+    ),
+    Invariant(
+        "job has a spec",
+        "every job has its specification",
+        select(job.c.id).where(~exists(1).where(job_spec.c.job_id == job.c.id).correlate(job)),
+    ),
+    Invariant("history ends here", "a job's last history row names its state", _history_lags()),
+)

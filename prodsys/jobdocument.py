@@ -1,0 +1,143 @@
+"""The job document: everything a worker needs for one attempt, as plain JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gridcore.ids import job_name, output_lfn
+from prodsys.jobs.machine import JobKind
+from prodsys.tasks import Task
+
+UNMERGED = "/store/unmerged"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A copy of a file: at which SE, under which PFN, reached how."""
+
+    se: str
+    pfn: str
+    method: str
+
+    def to_json(self) -> dict[str, str]:
+        """As the worker reads it."""
+        return {"se": self.se, "pfn": self.pfn, "method": self.method}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedOutput:
+    """An output's name for the payload, its LFN, and where to put it, best first."""
+
+    name: str
+    lfn: str
+    places: Sequence[Place]
+
+
+def output_area(task: Task, kind: JobKind) -> str:
+    """The directory of a task's outputs; unmerged ones lie apart until they are merged."""
+    primary, processed, tier = task.step.output.dataset.strip("/").split("/")
+    area = f"{task.lfn_area}/{primary}/{tier}/{processed}"
+    merges = task.step.merge is not None and kind == JobKind.PROCESS
+    return UNMERGED + area.removeprefix("/store") if merges else area
+
+
+def planned_lfn(task: Task, kind: JobKind, index: int, attempt: int) -> str:
+    """The LFN of an attempt's output, its own for ever."""
+    stem, _, extension = task.step.output.name.rpartition(".")
+    return output_lfn(output_area(task, kind), task.name, index, attempt, stem, extension)
+
+
+def command(task: Task, kind: JobKind) -> list[str]:
+    """What runs: the step's executable or its merge's."""
+    if kind == JobKind.MERGE and task.step.merge is not None:
+        return list(task.step.merge.command)
+    return list(task.step.command)
+
+
+def document(
+    *,
+    key: str,
+    task: Task,
+    job_id: int,
+    index: int,
+    kind: JobKind,
+    attempt: int,
+    spec: Mapping[str, Any],
+    sources: Mapping[str, Sequence[Place]],
+    outputs: Sequence[PlannedOutput],
+) -> dict[str, Any]:
+    """The document of one attempt, without what only the endpoint's host knows (`for_host`).
+
+    `spec` is the job's own: seed, run, lumi, range, inputs; `sources` the places of each input LFN.
+    """
+    inputs = [_input(number, one, sources) for number, one in enumerate(spec.get("inputs", []))]
+    counted = task.unit_kind == "events" or kind == JobKind.MERGE
+    return {
+        "version": 1,
+        "key": key,
+        "job": job_id,
+        "attempt": attempt,
+        "name": job_name(task.name, index, attempt),
+        "command": command(task, kind),
+        "env": dict(task.step.env),
+        "inputs": [
+            {name: one[name] for name in ("lfn", "name", "size", "adler32", "sources")} for one in inputs
+        ],
+        "outputs": [
+            {"name": one.name, "lfn": one.lfn, "destinations": [place.to_json() for place in one.places]}
+            for one in outputs
+        ],
+        "limits": {
+            "wall_s": task.step.limits.wall_s,
+            "memory_mb": task.step.limits.memory_mb,
+            "log_bytes": 1_000_000,
+        },
+        "events_required": counted,
+        "events": spec.get("events"),
+        "payload": {
+            "version": 1,
+            "task": task.name,
+            "index": index,
+            "attempt": attempt,
+            "kind": str(kind),
+            "seed": spec.get("seed"),
+            "salt": f"{job_id:x}-{attempt}",
+            "first_event": spec.get("first_event"),
+            "events": spec.get("events"),
+            "run": spec.get("run"),
+            "lumi": spec.get("lumi"),
+            "inputs": [{name: one[name] for name in ("name", "lfn", "events", "runs")} for one in inputs],
+            "outputs": [{"name": one.name} for one in outputs],
+        },
+    }
+
+
+def _input(number: int, one: Mapping[str, Any], sources: Mapping[str, Sequence[Place]]) -> dict[str, Any]:
+    """An input under a name of its own in the work directory: LFNs of two directories may end alike."""
+    extension = one["lfn"].rpartition(".")[2]
+    places = [place.to_json() for place in sources.get(one["lfn"], ())]
+    return {
+        "lfn": one["lfn"],
+        "name": f"in_{number}.{extension}",
+        "size": one["bytes"],
+        "adler32": one["adler32"],
+        "events": one.get("events"),
+        "runs": one.get("runs") or {},
+        "sources": places,
+    }
+
+
+def for_host(
+    work: Mapping[str, Any], *, python: str, heartbeat_s: float, stop_grace_s: float, cache: str | None
+) -> dict[str, Any]:
+    """The document completed with what the endpoint's host decides."""
+    return {
+        **work,
+        "sandbox": "sandbox.tar.gz",
+        "python": python,
+        "heartbeat_s": heartbeat_s,
+        "stop_grace_s": stop_grace_s,
+        "cache": cache,
+    }

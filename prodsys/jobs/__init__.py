@@ -1,0 +1,1 @@
+"""Jobs: their state table and their rows."""

@@ -1,0 +1,267 @@
+"""Requests: what a group asks for. Handed in, approved into tasks, and ended when these have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from catalogs import bookkeeping, sites, wishes
+from catalogs.bookkeeping import BlockPolicy
+from catalogs.states import WishKind
+from gridcore.db.keys import Keys
+from gridcore.db.statements import insert_new, insert_rows, lock_rows
+from gridcore.errors import Conflict, NotFound, UsageError
+from prodsys import sandbox as sandboxes
+from prodsys import shares, tasks
+from prodsys.states import REQUEST, RequestEvent, RequestState
+from prodsys.tables import request, request_history, sandbox
+from prodsys.tasks import NewTask
+from prodsys.workflow import Request, Step
+
+ALL = select(request).order_by(request.c.id)
+BY_ID = select(request).where(request.c.id == bindparam("request_id"))
+BY_CLIENT = select(request.c.id, request.c.digest).where(request.c.client_id == bindparam("client"))
+IN_STATE = select(request).where(request.c.state == bindparam("of_state", type_=request.c.state.type))
+SET_STATE = (
+    update(request)
+    .where(request.c.id == bindparam("request_id"))
+    .where(request.c.state == bindparam("frm", type_=request.c.state.type))
+    .values(
+        state=bindparam("dst", type_=request.c.state.type),
+        decided_by=bindparam("by"),
+        updated_at=bindparam("at", type_=request.c.updated_at.type),
+    )
+)
+KNOWN_SANDBOX = select(sandbox.c.digest).where(sandbox.c.digest == bindparam("of_digest"))
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKeys:
+    """Fresh keys for one request, taken before its transaction."""
+
+    request: int
+    tasks: range
+    datasets: range
+    leaf: int
+    wishes: range
+
+
+def reserve(keys: Keys, document: Request) -> RequestKeys:
+    """Keys enough to hand in and approve the request."""
+    deliveries = sum(len(step.deliver) for step in document.step)
+    return RequestKeys(
+        request=keys.one("request"),
+        tasks=keys.take("task", len(document.step)),
+        datasets=keys.take("dataset", len(document.step)),
+        leaf=keys.one("share_node"),
+        wishes=keys.take("wish", deliveries),
+    )
+
+
+def digest(document: Request) -> str:
+    """Of the document's content: the same request id with another content is refused."""
+    text = json.dumps(document.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(conn: Connection, document: Request) -> None:
+    """Whether all the request names exist. Raises UsageError naming the step and the cure."""
+    known_sites = {site.name for site in sites.sites(conn)}
+    known_ses = {se.name for se in sites.storage_elements(conn)}
+    if shares.unknown_groups(conn, [document.group]):
+        raise UsageError(
+            f"the group {document.group!r} has no share of the grid", hint="see: tierflow share show"
+        )
+    made = {step.output.dataset for step in document.step}
+    for step in document.step:
+        where = f"step {step.name!r}"
+        _known(where, "site", [*(step.sites or []), *step.sites_excluded], known_sites)
+        _known(where, "storage element", [one.se for one in step.deliver], known_ses)
+        if bookkeeping.dataset_by_name(conn, step.output.dataset):
+            raise UsageError(
+                f"{where}: the dataset {step.output.dataset} exists", hint="give the output another name"
+            )
+        source = document.input_of(step)
+        if source and source not in made and not bookkeeping.dataset_by_name(conn, source):
+            raise UsageError(f"{where}: there is no dataset {source}", hint="see: tierflow dataset list")
+
+
+def _known(where: str, what: str, names: Iterable[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{where}: there is no {what} {name!r}",
+                hint=f"there are: {', '.join(sorted(known)) or 'none'}",
+            )
+
+
+def submit(
+    conn: Connection,
+    keys: RequestKeys,
+    document: Request,
+    boxes: Mapping[str, bytes],
+    *,
+    client_id: str,
+    requester: str,
+    now: datetime,
+) -> int:
+    """Hand in a request; its key. The same client id and document again give the same key.
+
+    Raises Conflict for the same client id with another document, UsageError for names that do not exist.
+    """
+    content = digest(document)
+    known = conn.execute(BY_CLIENT, {"client": client_id}).one_or_none()
+    if known is not None:
+        if known.digest != content:
+            raise Conflict(f"the request id {client_id} was used for another request", hint="take a new id")
+        return int(known.id)
+    check(conn, document)
+    stored = {name: _store(conn, box, now) for name, box in sorted(boxes.items())}
+    row = {
+        "id": keys.request,
+        "client_id": client_id,
+        "digest": content,
+        "name": document.name,
+        "spec": {"document": document.model_dump(mode="json"), "sandboxes": stored},
+        "state": RequestState.SUBMITTED,
+        "requester": requester,
+        "acct_group": document.group,
+        "priority": document.priority,
+        "created_at": now,
+        "updated_at": now,
+    }
+    insert_rows(conn, request, [row])
+    _remember(conn, keys.request, None, RequestState.SUBMITTED, now, requester)
+    return keys.request
+
+
+def _store(conn: Connection, box: bytes, now: datetime) -> str:
+    name = sandboxes.digest(box)
+    if conn.execute(KNOWN_SANDBOX, {"of_digest": name}).scalar_one_or_none() is None:
+        insert_new(conn, sandbox, {"digest": name, "content": box, "created_at": now})
+    return name
+
+
+def approve(
+    conn: Connection,
+    keys: RequestKeys,
+    request_id: int,
+    *,
+    actor: str,
+    task_type: str,
+    policy: BlockPolicy,
+    now: datetime,
+) -> list[str]:
+    """Turn a request into tasks, datasets and deliveries; the tasks' names.
+
+    `policy` fills what steps leave out. Approving once more changes nothing.
+    """
+    lock_rows(conn, request, [request_id])
+    row = conn.execute(BY_ID, {"request_id": request_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
+    if row.state == RequestState.RUNNING:
+        return [task.name for task in tasks.of_request(conn, request_id)]
+    _move(conn, row, RequestEvent.APPROVE, RequestState.RUNNING, now, actor)
+    document = Request.model_validate(row.spec["document"])
+    leaf_id = shares.leaf(conn, keys.leaf, row.acct_group, row.requester, now)
+    wish_ids = iter(keys.wishes)
+    names = []
+    for step, task_id, dataset_id in zip(document.step, keys.tasks, keys.datasets, strict=True):
+        name = tasks.fresh_name(conn, now, row.requester, f"{document.name}-{step.name}")
+        output_id = bookkeeping.create_dataset(
+            conn, dataset_id, step.output.dataset, _policy(step, policy), now
+        )
+        source = document.input_of(step)
+        found = bookkeeping.dataset_by_name(conn, source) if source else None
+        new = NewTask(
+            id=task_id,
+            client_id=f"{row.client_id}/{step.name}",
+            request_id=request_id,
+            name=name,
+            task_type=task_type,
+            step=step,
+            sandbox=row.spec["sandboxes"].get(step.name),
+            leaf_id=leaf_id,
+            requester=row.requester,
+            group=row.acct_group,
+            priority=row.priority,
+            lfn_area=document.lfn_area,
+            input_dataset_id=found.id if found else None,
+            output_dataset_id=output_id,
+        )
+        tasks.create(conn, new, now)
+        _deliver(conn, step, name, wish_ids, now)
+        names.append(name)
+    return names
+
+
+def _policy(step: Step, default: BlockPolicy) -> BlockPolicy:
+    return BlockPolicy(
+        files=step.block.files or default.files,
+        bytes=step.block.bytes or default.bytes,
+        age_s=step.block.age_s or default.age_s,
+    )
+
+
+def _deliver(conn: Connection, step: Step, task: str, wish_ids: Any, now: datetime) -> None:
+    ses = sites.by_name(sites.storage_elements(conn))
+    new = [
+        wishes.NewWish(
+            id=next(wish_ids),
+            kind=WishKind.PLACE,
+            subject_kind="dataset",
+            subject=step.output.dataset,
+            se_id=ses[one.se].id,
+            owner=f"task/{task}",
+            custodial=one.custodial,
+        )
+        for one in step.deliver
+    ]
+    wishes.make(conn, new, now)
+
+
+def _move(
+    conn: Connection, row: Any, event: RequestEvent, to: RequestState, now: datetime, actor: str
+) -> None:
+    REQUEST.check(row.state, event, to)
+    binds = {"request_id": row.id, "frm": row.state, "dst": to, "by": actor, "at": now}
+    if conn.execute(SET_STATE, binds).rowcount:
+        _remember(conn, row.id, row.state, to, now, actor)
+
+
+def _remember(
+    conn: Connection, request_id: int, frm: RequestState | None, to: RequestState, now: datetime, actor: str
+) -> None:
+    row = {"request_id": request_id, "frm": frm, "dst": to, "at": now, "actor": actor}
+    insert_rows(conn, request_history, [row])
+
+
+def finish(conn: Connection, request_id: int, to: RequestState, now: datetime, actor: str) -> None:
+    """All tasks of a running request have ended."""
+    row = conn.execute(BY_ID, {"request_id": request_id}).one()
+    _move(conn, row, RequestEvent.TASKS_ENDED, to, now, actor)
+
+
+def running(conn: Connection) -> list[int]:
+    """Keys of the requests whose tasks run."""
+    return [row.id for row in conn.execute(IN_STATE, {"of_state": RequestState.RUNNING})]
+
+
+def all_rows(conn: Connection) -> list[Any]:
+    """All requests, oldest first."""
+    return list(conn.execute(ALL))
+
+
+def row_of(conn: Connection, request_id: int) -> Any:
+    """One request's row. Raises NotFound."""
+    row = conn.execute(BY_ID, {"request_id": request_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
+    return row

@@ -1,0 +1,300 @@
+"""QueuePort by SQL, for agents that run beside the database. Opens its own transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, select
+
+from catalogs import sites
+from catalogs.sites import StorageElement
+from gridcore.db import Database, leases
+from gridcore.db.keys import Keys
+from gridcore.db.statements import insert_rows, select_in
+from gridcore.ids import BatchKey
+from prodsys import attempts, outputs, retries, retry_rules, taskqueue, tasks
+from prodsys.attempts import Attempt
+from prodsys.jobdocument import Place, PlannedOutput, document, planned_lfn
+from prodsys.jobs import store
+from prodsys.jobs.machine import JobEvent, JobKind, JobState
+from prodsys.jobs.store import Move
+from prodsys.outputs import OutputKind, OutputRow
+from prodsys.queueport import Call, Commands, News, WorkItem
+from prodsys.retries import ErrorClass
+from prodsys.settlement import Settler
+from prodsys.tables import endpoint, job, job_spec, port_call, sandbox
+from prodsys.tasks import Task
+
+#: Delete wishes one settled attempt may need.
+WISHES_PER_ATTEMPT = 4
+
+ENDPOINT = select(endpoint.c.site_id).where(endpoint.c.id == bindparam("endpoint_id"))
+ANSWERED = select(port_call.c.answer).where(port_call.c.id == bindparam("call_id"))
+JOBS = (
+    select(job.c.id, job.c.task_id, job.c.idx, job.c.kind, job.c.attempt, job_spec.c.spec)
+    .join(job_spec, job_spec.c.job_id == job.c.id)
+    .where(job.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(job.c.id)
+)
+SANDBOXES = select(sandbox.c.digest, sandbox.c.content).where(
+    sandbox.c.digest.in_(bindparam("ids", expanding=True))
+)
+FORGET = delete(port_call).where(port_call.c.at < bindparam("before", type_=port_call.c.at.type))
+
+
+def forget(conn: Connection, before: datetime) -> int:
+    """Remove answers given before that moment; how many."""
+    return conn.execute(FORGET, {"before": before}).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A leased job's row and its task."""
+
+    row: Any
+    task: Task
+
+
+class SqlQueuePort:
+    """The central queue, in this process. `scale` shrinks the retry table's delays."""
+
+    def __init__(self, database: Database, keys: Keys, instance: str, scale: float = 1.0) -> None:
+        self._db = database
+        self._keys = keys
+        self._instance = instance
+        self._scale = scale
+
+    def lease(self, call: Call, n: int) -> list[WorkItem]:
+        """Claim, open attempts and plan their outputs in one transaction; then read the documents."""
+        output_ids = iter(self._keys.take("output", n))
+        wish_ids = self._keys.take("wish", n * WISHES_PER_ATTEMPT)
+
+        def unit(conn: Connection) -> list[int]:
+            now = leases.hold(conn, call.lease)
+            answer = conn.execute(ANSWERED, {"call_id": call.id}).scalar_one_or_none()
+            if answer is not None:
+                return list(answer)
+            site_id = conn.execute(ENDPOINT, {"endpoint_id": call.endpoint_id}).scalar_one()
+            claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now)
+            ids = [one.job_id for one in claimed]
+            self._open_attempts(conn, call, ids, site_id, output_ids, now)
+            self._settler(conn, now, wish_ids).discard(
+                _superseded(conn, {c.job_id: c.attempt for c in claimed})
+            )
+            row = {"id": call.id, "agent": call.agent, "verb": "lease", "answer": ids, "at": now}
+            if ids:
+                insert_rows(conn, port_call, [row])
+            return ids
+
+        return self._items(self._db.transaction(unit))
+
+    def _open_attempts(
+        self,
+        conn: Connection,
+        call: Call,
+        job_ids: Sequence[int],
+        site_id: int,
+        output_ids: Iterable[int],
+        now: datetime,
+    ) -> None:
+        work = _work(conn, job_ids)
+        rows = [
+            {
+                "job_id": one.row.id,
+                "attempt": one.row.attempt,
+                "batch_key": self._key(one.row),
+                "endpoint_id": call.endpoint_id,
+                "agent": call.agent,
+                "leased_at": now,
+            }
+            for one in work
+        ]
+        attempts.open_all(conn, rows)
+        planned = []
+        ses = {se.site_id: se for se in sites.storage_elements(conn)}
+        for one, output_id in zip(work, output_ids, strict=False):
+            merges = one.task.step.merge is not None and one.row.kind == JobKind.PROCESS
+            planned.append(
+                {
+                    "id": output_id,
+                    "job_id": one.row.id,
+                    "attempt": one.row.attempt,
+                    "task_id": one.task.id,
+                    "name": one.task.step.output.name,
+                    "kind": OutputKind.UNMERGED if merges else OutputKind.FINAL,
+                    "lfn": planned_lfn(one.task, one.row.kind, one.row.idx, one.row.attempt),
+                    "se_id": ses[site_id].id,
+                }
+            )
+        outputs.plan(conn, planned, now)
+
+    def _key(self, row: Any) -> str:
+        return str(BatchKey(self._instance, row.id, row.attempt))
+
+    def _items(self, job_ids: Sequence[int]) -> list[WorkItem]:
+        with self._db.snapshot() as conn:
+            work = _work(conn, job_ids)
+            planned = {(row.job_id, row.attempt): row for row in outputs.of_jobs(conn, job_ids)}
+            ses = {se.id: se for se in sites.storage_elements(conn)}
+            boxes = {one.task.sandbox for one in work} - {None}
+            content = dict(tuple(row) for row in select_in(conn, SANDBOXES, boxes))
+        return [
+            self._item(one, planned[one.row.id, one.row.attempt], ses, content.get(one.task.sandbox))
+            for one in work
+            if (one.row.id, one.row.attempt) in planned
+        ]
+
+    def _item(
+        self, one: _Work, planned: OutputRow, ses: Mapping[int, StorageElement], box: bytes | None
+    ) -> WorkItem:
+        here = ses[planned.se_id]
+        sources = {file["lfn"]: [_place(here, file["lfn"])] for file in one.row.spec.get("inputs", [])}
+        target = PlannedOutput(name=planned.name, lfn=planned.lfn, places=[_place(here, planned.lfn)])
+        work = document(
+            key=self._key(one.row),
+            task=one.task,
+            job_id=one.row.id,
+            index=one.row.idx,
+            kind=one.row.kind,
+            attempt=one.row.attempt,
+            spec=one.row.spec,
+            sources=sources,
+            outputs=[target],
+        )
+        return WorkItem(work["key"], work, box)
+
+    def renew(self, call: Call) -> list[Attempt]:
+        """The live attempts of the endpoint."""
+        with self._db.snapshot() as conn:
+            return attempts.held(conn, call.endpoint_id)
+
+    def intend(self, call: Call, keys: Sequence[str]) -> list[str]:
+        """Note the intent of those that are still LEASED."""
+
+        def unit(conn: Connection) -> list[str]:
+            now = leases.hold(conn, call.lease)
+            found = attempts.by_key(conn, keys).values()
+            due = [one for one in found if one.current and one.state == JobState.LEASED]
+            attempts.intend(conn, due, now)
+            return [one.key for one in due]
+
+        return self._db.transaction(unit)
+
+    def submitted(self, call: Call, pairs: Sequence[tuple[str, str]]) -> None:
+        """Record batch ids: LEASED -> SUBMITTED, unless the worker was faster."""
+
+        def unit(conn: Connection) -> None:
+            now = leases.hold(conn, call.lease)
+            found = attempts.by_key(conn, [key for key, _ in pairs])
+            known = [(found[key], batch_id) for key, batch_id in pairs if key in found]
+            attempts.record(conn, known, now)
+            moves = [_move(one, JobEvent.RECORDED, JobState.SUBMITTED) for one, _ in known]
+            store.apply(conn, moves, now)
+
+        if pairs:
+            self._db.transaction(unit)
+
+    def reported(self, call: Call, news: News) -> None:
+        """Take news in the order unsent, admitted, refused, lost."""
+        keys = [*news.unsent, *(a.key for a in news.admitted), *(r.key for r in news.refused)]
+        keys += [key for key, _ in news.lost]
+        if not keys:
+            return
+        wish_ids = self._keys.take("wish", len(keys) * WISHES_PER_ATTEMPT)
+
+        def unit(conn: Connection) -> None:
+            now = leases.hold(conn, call.lease)
+            found = attempts.by_key(conn, keys)
+            settler = self._settler(conn, now, wish_ids)
+            _unsend(conn, [found[key] for key in news.unsent if key in found], now)
+            for admission in news.admitted:
+                if admission.key in found:
+                    settler.admit(found[admission.key], admission.nonce, admission.host, admission.batch_id)
+            for refusal in news.refused:
+                if refusal.key in found:
+                    kind = ErrorClass(refusal.error_class)
+                    settler.refuse(found[refusal.key], kind, refusal.reason)
+            for key, reason in news.lost:
+                if key in found:
+                    settler.lose(found[key], reason)
+
+        self._db.transaction(unit)
+
+    def finished(self, call: Call, reports: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Settle reports. They are guarded by the attempt, not by the lease: a worker's word counts."""
+        if not reports:
+            return
+        wish_ids = self._keys.take("wish", len(reports) * WISHES_PER_ATTEMPT)
+
+        def unit(conn: Connection) -> None:
+            now = leases.hold(conn, call.lease)
+            found = attempts.by_key(conn, [key for key, _ in reports])
+            settler = self._settler(conn, now, wish_ids)
+            for key, report in reports:
+                if key in found:
+                    _settle(settler, found[key], report)
+
+        self._db.transaction(unit)
+
+    def commands(self, call: Call, known: Sequence[str]) -> Commands:
+        """Which of the keys to drop, and which may still have something to say."""
+        with self._db.snapshot() as conn:
+            found = attempts.by_key(conn, known)
+        commands = Commands()
+        for key in known:
+            one = found.get(key)
+            if one is None or not one.current:
+                commands.drop.append(key)
+            elif one.state in (JobState.LOST, JobState.RETRY_WAIT) and one.error_class == ErrorClass.LOST:
+                commands.late.append(key)
+            elif one.ended_at is not None or one.state in (JobState.KILLED, JobState.READY):
+                commands.drop.append(key)
+        return commands
+
+    def _settler(self, conn: Connection, now: datetime, wish_ids: Iterable[int]) -> Settler:
+        return Settler(conn, now, retry_rules.rules(conn), self._scale, wish_ids)
+
+
+def _work(conn: Connection, job_ids: Sequence[int]) -> list[_Work]:
+    rows = select_in(conn, JOBS, job_ids)
+    by_id = {task_id: tasks.by_id(conn, task_id) for task_id in sorted({row.task_id for row in rows})}
+    return [_Work(row, by_id[row.task_id]) for row in rows]
+
+
+def _place(se: StorageElement, lfn: str) -> Place:
+    pfn, protocol = sites.pfn_of(se, lfn)
+    return Place(se.name, pfn, protocol)
+
+
+def _superseded(conn: Connection, numbers: Mapping[int, int]) -> list[OutputRow]:
+    """What earlier attempts of these jobs left planned: with a new attempt leased, they cannot count."""
+    retried = [job_id for job_id, number in numbers.items() if number > 1]
+    return [row for row in outputs.of_jobs(conn, retried) if row.attempt < numbers[row.job_id]]
+
+
+def _unsend(conn: Connection, found: Sequence[Attempt], now: datetime) -> None:
+    due = [one for one in found if one.intent_at is None and one.current]
+    made = store.apply(conn, [_move(one, JobEvent.UNSENT, JobState.READY) for one in due], now)
+    back = {move.job_id for move in made}
+    for one in due:
+        if one.job_id in back:
+            outputs.forget(conn, one.job_id, one.attempt)
+            attempts.forget(conn, one)
+
+
+def _settle(settler: Settler, one: Attempt, report: dict[str, Any]) -> None:
+    if one.ended_at is not None and one.error_class != ErrorClass.LOST:
+        return
+    settler.admit(one, report["nonce"], report.get("host"), None)
+    if report["outcome"] == "done":
+        settler.succeed(one, report)
+        return
+    kind = retries.classify(report["exit_code"], report.get("signal"), report["error_class"])
+    settler.fail(one, report, kind, report.get("error") or f"exit code {report['exit_code']}")
+
+
+def _move(one: Attempt, event: JobEvent, to: JobState) -> Move:
+    return Move(job_id=one.job_id, attempt=one.attempt, event=event, to=to)
