@@ -1,0 +1,229 @@
+"""Transfer rows: windows, claims, ends, completion, statistics, takeover."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from grids.data_grid import DataGrid
+from sqlalchemy import func, select, update
+
+from catalogs import replicas
+from catalogs.states import ReplicaState
+from catalogs.tables import block_replica
+from datamgmt import destinations, linkstates, transfers, tries
+from datamgmt.tables import block_dest, link_bin, link_state, transfer
+from datamgmt.tools.base import ErrorClass
+from datamgmt.transfer_states import TransferState
+from datamgmt.tries import Claimed, Settled, Try
+from gridcore.db import Database
+
+A, B, C = 1, 2, 3
+HOP, LINK = (A, B), 102
+ROOM = {A: 100}
+
+
+@pytest.fixture
+def grid(database: Database) -> DataGrid:
+    """A block of four files at A on its way to B."""
+    grid = DataGrid(database, "ABC")
+    grid.link("AB", "CB")
+    grid.produce(4)
+    grid.subscribe("B")
+    grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: replicas.begin(conn, 1, B, transit=False, custodial=False, now=now))
+    route(grid, A)
+    return grid
+
+
+def route(grid: DataGrid, src: int | None) -> None:
+    grid.do(lambda conn, _: conn.execute(update(block_dest).values(src_se_id=src)))
+
+
+def fill(grid: DataGrid, n: int, hop: tuple[int, int] = HOP) -> int:
+    ids = grid.keys.take("transfer", n)
+    files = grid.do(lambda conn, _: transfers.missing(conn, hop, n))
+    return grid.do(lambda conn, now: transfers.fill(conn, hop, files, ids, now))  # type: ignore[no-any-return]
+
+
+def claim(grid: DataGrid, n: int = 10, me: str = "me", room: dict[int, int] = ROOM) -> list[Claimed]:
+    return grid.do(lambda conn, now: tries.claim(conn, B, me, room, n, now))  # type: ignore[no-any-return]
+
+
+def settle(grid: DataGrid, done: list[Try], me: str = "me") -> Settled:
+    policies = linkstates.policies(grid.settings)
+    found = grid.do(lambda conn, now: tries.settle(conn, B, me, done, now, policies))
+    grid.check()
+    return found  # type: ignore[no-any-return]
+
+
+def good(one: Claimed) -> Try:
+    return Try(claimed=one, link_id=LINK, bytes=one.bytes, seconds=2.0)
+
+
+def bad(one: Claimed, why: ErrorClass = ErrorClass.CONNECTION_LOST) -> Try:
+    return Try(claimed=one, link_id=LINK, seconds=1.0, error_class=why, error="it broke")
+
+
+def states(grid: DataGrid) -> list[TransferState]:
+    return [row[0] for row in grid.rows(select(transfer.c.state).order_by(transfer.c.id))]
+
+
+def test_a_window_is_filled_file_by_file(grid: DataGrid) -> None:
+    assert fill(grid, 3) == 3
+    assert fill(grid, 3) == 1
+    assert fill(grid, 3) == 0
+    assert states(grid) == [TransferState.QUEUED] * 4
+    (load,) = grid.do(lambda conn, _: linkstates.loads(conn)).values()
+    assert (load.files, load.active) == (4, 0)
+
+
+def test_nothing_is_queued_for_what_is_wanted_no_more(grid: DataGrid) -> None:
+    files = grid.do(lambda conn, _: transfers.missing(conn, HOP, 10))
+    route(grid, C)
+    ids = grid.keys.take("transfer", 4)
+    assert grid.do(lambda conn, now: transfers.fill(conn, HOP, files, ids, now)) == 0
+
+
+def test_a_file_is_claimed_once_and_within_the_room(grid: DataGrid) -> None:
+    fill(grid, 4)
+    assert claim(grid, room={}) == claim(grid, 0) == []
+    first = claim(grid, room={A: 3})
+    assert len(first) == 3
+    assert claim(grid, room={A: 3}) == []
+    second = claim(grid)
+    assert {one.lfn for one in first + second} == {grid.lfn(n) for n in range(4)}
+    assert claim(grid) == []
+
+
+def test_nothing_is_claimed_from_a_source_that_is_gone_or_a_hop_that_was_left(grid: DataGrid) -> None:
+    fill(grid, 4)
+    route(grid, None)
+    assert claim(grid) == []
+    route(grid, A)
+    deleting = update(block_replica).where(block_replica.c.se_id == A).values(state=ReplicaState.DELETING)
+    grid.do(lambda conn, _: conn.execute(deleting))
+    assert claim(grid) == []
+    back = update(block_replica).where(block_replica.c.se_id == A).values(state=ReplicaState.COMPLETE)
+    grid.do(lambda conn, _: conn.execute(back))
+    assert len(claim(grid)) == 4
+
+
+def test_the_last_file_completes_the_replica_and_folds_the_rows(grid: DataGrid) -> None:
+    fill(grid, 4)
+    claimed = claim(grid)
+    assert settle(grid, [good(one) for one in claimed[:3]]) == Settled(done=3)
+    assert grid.replicas()[1, "B"] is ReplicaState.COPYING
+    assert settle(grid, [good(claimed[3])]) == Settled(done=1, completed=1)
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    assert grid.count(transfer) == grid.count(block_dest) == 0
+    assert grid.rows(select(block_replica.c.hops).where(block_replica.c.se_id == B)) == [(1,)]
+    size = sum(one.bytes for one in claimed)
+    totals = select(link_state.c.files_ok, link_state.c.files_bad, link_state.c.bytes_ok)
+    assert grid.rows(totals) == [(4, 0, size)]
+    sums = (func.sum(link_bin.c[name]) for name in ("files_ok", "files_bad", "bytes_ok", "busy_s"))
+    assert grid.rows(select(*sums)) == [(4, 0, size, 8.0)]
+
+
+def test_failures_wait_and_end(grid: DataGrid) -> None:
+    fill(grid, 2)
+    first, second = claim(grid)
+    missing = ErrorClass.SOURCE_MISSING
+    assert settle(grid, [bad(first), bad(second, missing)]) == Settled(retry=1, failed=1)
+    assert states(grid) == [TransferState.RETRY_WAIT, TransferState.FAILED]
+    assert claim(grid) == []
+    assert grid.do(tries.waiting_at) == set()
+    grid.clock.advance(1.1)
+    assert grid.do(tries.waiting_at) == {B}
+    (again,) = claim(grid)
+    assert (again.id, again.attempts) == (first.id, 1)
+    assert set(grid.do(lambda conn, _: transfers.failed_hops(conn))[1]) == {HOP}
+    rows = grid.do(lambda conn, _: transfers.transfers(conn, state=TransferState.FAILED))
+    assert [(row.lfn, row.src, row.dst, row.error_class) for row in rows] == [
+        (grid.lfn(1), "T2_A", "T2_B", "SOURCE_MISSING")
+    ]
+
+
+def test_the_tries_on_a_hop_are_counted(grid: DataGrid) -> None:
+    fill(grid, 1)
+    for _ in range(5):
+        settle(grid, [bad(claim(grid)[0])])
+        grid.clock.advance(timedelta(hours=1).total_seconds())
+    assert states(grid) == [TransferState.FAILED]
+    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [(1, B)], now)) == 1
+    assert claim(grid)[0].attempts == 0
+
+
+def test_what_waits_follows_its_block_to_another_source(grid: DataGrid) -> None:
+    fill(grid, 3)
+    done, failing, _ = claim(grid)
+    settle(grid, [good(done), bad(failing)])
+    grid.do(lambda conn, now: replicas.begin(conn, 1, C, transit=False, custodial=False, now=now))
+    grid.do(lambda conn, now: replicas.complete(conn, 1, C, 3, now))
+    route(grid, C)
+    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 1
+    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 0
+    rows = grid.rows(select(transfer.c.src_se_id, transfer.c.state).order_by(transfer.c.id))
+    assert rows == [(A, TransferState.DONE), (C, TransferState.QUEUED), (A, TransferState.ACTIVE)]
+
+
+def test_hops_count_from_the_farthest_source(grid: DataGrid) -> None:
+    fill(grid, 4)
+    grid.do(lambda conn, _: conn.execute(update(block_replica).values(hops=2)))
+    settle(grid, [good(one) for one in claim(grid)])
+    assert grid.rows(select(block_replica.c.hops).where(block_replica.c.se_id == B)) == [(3,)]
+
+
+def test_a_dead_agents_claims_are_queued_again_and_its_words_dropped(grid: DataGrid) -> None:
+    fill(grid, 2)
+    claimed = claim(grid, me="dead")
+    assert grid.do(lambda conn, now: tries.abandon(conn, B, [claimed[0].id], now)) == 1
+    assert states(grid) == [TransferState.ACTIVE, TransferState.QUEUED]
+    claim(grid, me="heir")
+    assert settle(grid, [good(one) for one in claimed], me="dead") == Settled(done=1, stale=1)
+    assert settle(grid, [good(one) for one in claimed], me="heir") == Settled(done=1, stale=1)
+    assert grid.rows(select(link_state.c.files_ok)) == [(2,)]
+
+
+def test_a_cancelled_copy_keeps_its_row_until_its_agent_lets_go(grid: DataGrid) -> None:
+    fill(grid, 4)
+    (copying,) = claim(grid, 1)
+    grid.do(lambda conn, _: replicas.mark_deleting(conn, 1, B))
+    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
+    grid.check()
+    assert states(grid) == [TransferState.CANCELLED]
+    assert settle(grid, [good(copying)]) == Settled(stale=1)
+    assert grid.count(transfer) == 0
+
+
+def test_a_takeover_forgets_cancelled_copies(grid: DataGrid) -> None:
+    fill(grid, 1)
+    claim(grid)
+    grid.do(lambda conn, _: replicas.mark_deleting(conn, 1, B))
+    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
+    assert grid.do(lambda conn, now: tries.abandon(conn, B, [], now)) == 0
+    assert grid.count(transfer) == 0
+
+
+def test_a_failing_link_is_parked_and_others_faults_are_not_its_own(grid: DataGrid) -> None:
+    fill(grid, 4)
+    policies = linkstates.policies(grid.settings)
+    claimed = claim(grid)
+    settle(grid, [bad(one, ErrorClass.SOURCE_MISSING) for one in claimed[:1]])
+    views = grid.do(lambda conn, _: linkstates.views(conn))
+    assert tries.open_room(views, B, grid.clock.now(), policies) == {A: 2, C: 2}
+    settle(grid, [bad(one) for one in claimed[1:]])
+    views = grid.do(lambda conn, _: linkstates.views(conn))
+    assert tries.open_room(views, B, grid.clock.now(), policies) == {C: 2}
+    lines = grid.do(lambda conn, now: linkstates.overview(conn, now, policies.link))
+    (line,) = (one for one in lines if one.src == "T2_A")
+    assert (line.files_bad, line.window, line.last_error) == (4, 0, "it broke")
+    shut = {key: replace(one, enabled=False) for key, one in views.items()}
+    assert tries.open_room(shut, B, grid.clock.now(), policies) == {}
+
+
+def test_priority_reaches_what_is_queued(grid: DataGrid) -> None:
+    fill(grid, 2)
+    grid.do(lambda conn, now: transfers.set_priority(conn, {(1, B): 9}, now))
+    assert grid.rows(select(transfer.c.priority)) == [(9,), (9,)]
