@@ -1,0 +1,59 @@
+"""Janitor: clean-up by the calendar. Nothing depends on it but size and tidiness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import ClassVar
+
+from sqlalchemy import Connection
+
+from agents.runtime import heartbeats
+from agents.runtime.agent import Agent, Counts
+from agents.runtime.schedule import Duty
+from gridcore.db import leases, outbox
+from gridcore.db.leases import Lease
+from prodsys import shares, sqlport
+
+#: How long told events and answers to agents are kept.
+KEPT = timedelta(days=1)
+SETTLE_S = 300.0
+PRUNE_S = 3600.0
+
+
+class Janitor(Agent):
+    """Settles the decay of shares, and removes rows nobody will ask for."""
+
+    name: ClassVar[str] = "janitor"
+
+    def cycle(self, held: Mapping[str, Lease]) -> Counts:
+        """Its work is in its duties."""
+        return {}
+
+    def duties(self) -> Sequence[Duty]:
+        """Settle shares every five minutes, prune every hour."""
+        return [
+            Duty(name="settle_shares", act=self.settle_shares, every_s=SETTLE_S),
+            Duty(name="prune", act=self.prune, every_s=PRUNE_S),
+        ]
+
+    def settle_shares(self, lease: Lease) -> Counts:
+        """Write the decay of usage into the share nodes."""
+
+        def unit(conn: Connection) -> int:
+            return shares.settle(conn, leases.hold(conn, lease))
+
+        return {"settled": self.context.database.transaction(unit)}
+
+    def prune(self, lease: Lease) -> Counts:
+        """Remove events, answers and heartbeats that are out of date."""
+
+        def unit(conn: Connection) -> dict[str, int]:
+            before = leases.hold(conn, lease) - KEPT
+            return {
+                "events": outbox.forget(conn, before),
+                "answers": sqlport.forget(conn, before),
+                "heartbeats": heartbeats.prune(conn, self.context.settings.lease.heartbeat_s),
+            }
+
+        return self.context.database.transaction(unit)
