@@ -175,31 +175,44 @@ def approve(
     names = []
     for step, task_id, dataset_id in zip(document.step, keys.tasks, keys.datasets, strict=True):
         name = tasks.fresh_name(conn, now, row.requester, f"{document.name}-{step.name}")
-        output_id = bookkeeping.create_dataset(
-            conn, dataset_id, step.output.dataset, _policy(step, policy), now
-        )
-        source = document.input_of(step)
-        found = bookkeeping.dataset_by_name(conn, source) if source else None
-        new = NewTask(
-            id=task_id,
-            client_id=f"{row.client_id}/{step.name}",
-            request_id=request_id,
-            name=name,
-            task_type=task_type,
-            step=step,
-            sandbox=row.spec["sandboxes"].get(step.name),
-            leaf_id=leaf_id,
-            requester=row.requester,
-            group=row.acct_group,
-            priority=row.priority,
-            lfn_area=document.lfn_area,
-            input_dataset_id=found.id if found else None,
-            output_dataset_id=output_id,
-        )
+        target = _policy(step, policy)
+        output_id = bookkeeping.create_dataset(conn, dataset_id, step.output.dataset, target, now)
+        new = _task_of(conn, row, document, step, task_id, name, task_type, leaf_id, output_id)
         tasks.create(conn, new, now)
         _deliver(conn, step, name, wish_ids, now)
         names.append(name)
     return names
+
+
+def _task_of(
+    conn: Connection,
+    row: Any,
+    document: Request,
+    step: Step,
+    task_id: int,
+    name: str,
+    task_type: str,
+    leaf_id: int,
+    output_id: int,
+) -> NewTask:
+    source = document.input_of(step)
+    found = bookkeeping.dataset_by_name(conn, source) if source else None
+    return NewTask(
+        id=task_id,
+        client_id=f"{row.client_id}/{step.name}",
+        request_id=row.id,
+        name=name,
+        task_type=task_type,
+        step=step,
+        sandbox=row.spec["sandboxes"].get(step.name),
+        leaf_id=leaf_id,
+        requester=row.requester,
+        group=row.acct_group,
+        priority=row.priority,
+        lfn_area=document.lfn_area,
+        input_dataset_id=found.id if found else None,
+        output_dataset_id=output_id,
+    )
 
 
 def _policy(step: Step, default: BlockPolicy) -> BlockPolicy:

@@ -113,22 +113,8 @@ class SqlQueuePort:
             for one in work
         ]
         attempts.open_all(conn, rows)
-        planned = []
-        ses = {se.site_id: se for se in sites.storage_elements(conn)}
-        for one, output_id in zip(work, output_ids, strict=False):
-            merges = one.task.step.merge is not None and one.row.kind == JobKind.PROCESS
-            planned.append(
-                {
-                    "id": output_id,
-                    "job_id": one.row.id,
-                    "attempt": one.row.attempt,
-                    "task_id": one.task.id,
-                    "name": one.task.step.output.name,
-                    "kind": OutputKind.UNMERGED if merges else OutputKind.FINAL,
-                    "lfn": planned_lfn(one.task, one.row.kind, one.row.idx, one.row.attempt),
-                    "se_id": ses[site_id].id,
-                }
-            )
+        se = next(se for se in sites.storage_elements(conn) if se.site_id == site_id)
+        planned = [_planned(one, output_id, se.id) for one, output_id in zip(work, output_ids, strict=False)]
         outputs.plan(conn, planned, now)
 
     def _key(self, row: Any) -> str:
@@ -262,6 +248,21 @@ def _work(conn: Connection, job_ids: Sequence[int]) -> list[_Work]:
     rows = select_in(conn, JOBS, job_ids)
     by_id = {task_id: tasks.by_id(conn, task_id) for task_id in sorted({row.task_id for row in rows})}
     return [_Work(row, by_id[row.task_id]) for row in rows]
+
+
+def _planned(one: _Work, output_id: int, se_id: int) -> dict[str, Any]:
+    """The output row of a job's current attempt, its LFN given away for ever."""
+    merges = one.task.step.merge is not None and one.row.kind == JobKind.PROCESS
+    return {
+        "id": output_id,
+        "job_id": one.row.id,
+        "attempt": one.row.attempt,
+        "task_id": one.task.id,
+        "name": one.task.step.output.name,
+        "kind": OutputKind.UNMERGED if merges else OutputKind.FINAL,
+        "lfn": planned_lfn(one.task, one.row.kind, one.row.idx, one.row.attempt),
+        "se_id": se_id,
+    }
 
 
 def _place(se: StorageElement, lfn: str) -> Place:

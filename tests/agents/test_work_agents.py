@@ -77,9 +77,11 @@ def slow_request(events: int) -> str:
     return SLOW.replace("{python}", sys.executable).format(events=events)
 
 
-def worker(grid: Grid, key: str) -> dict[str, int]:
-    found: dict[str, int] = json.loads((grid.root / "spool" / key / "worker.json").read_text())
-    return found
+def pid_in(grid: Grid, key: str, name: str) -> int:
+    """The process named in a file of the job's directory, as soon as the file is there."""
+    path = grid.root / "spool" / key / name
+    grid.until(path.exists)
+    return int(json.loads(path.read_text())["pid"])
 
 
 def running_key(grid: Grid) -> str:
@@ -100,9 +102,9 @@ def test_a_vanished_worker_is_lost_and_its_job_tried_again(sqlite_db: Database, 
     grid = Grid(sqlite_db, tmp_path)
     name = grid.submit(slow_request(10))
     key = running_key(grid)
-    payload = json.loads((grid.root / "spool" / key / "payload.json").read_text())
-    os.kill(worker(grid, key)["pid"], signal.SIGKILL)
-    os.killpg(payload["pid"], signal.SIGKILL)
+    payload = pid_in(grid, key, "payload.json")
+    os.kill(pid_in(grid, key, "worker.json"), signal.SIGKILL)
+    os.killpg(payload, signal.SIGKILL)
     finish(grid, name, 10)
     history = [row.dst for row in grid.rows(select(job_history.c.dst).order_by(job_history.c.seq))]
     assert JobState.LOST in history
