@@ -57,6 +57,9 @@ class BlockManager(Agent):
         return self.context.database.transaction(unit) if due else 0
 
     def _review(self, lease: Lease) -> int:
+        with self.context.database.snapshot() as conn:
+            if not subscriptions.outdated(conn):
+                return 0
         return self.context.database.transaction(
             lambda conn: subscriptions.review(conn, leases.hold(conn, lease))
         )

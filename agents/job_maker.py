@@ -18,7 +18,6 @@ from prodsys.completion import Progress
 from prodsys.jobmaking import NewKeys
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobState
-from prodsys.splitting import check_job_count, count_event_jobs
 from prodsys.states import TaskState
 from prodsys.tasks import Task, jobs_in
 
@@ -65,8 +64,6 @@ class JobMaker(Agent):
 
     def _event_jobs(self, conn: Connection, keys: NewKeys, lease: Lease, task: Task, room: int) -> int:
         now = leases.hold(conn, lease)
-        total, per_job = task.units_total or 0, task.step.events_per_job or 1
-        check_job_count(count_event_jobs(total, per_job), self.context.settings.work.max_jobs_per_task)
         return jobmaking.make_event_jobs(conn, keys, tasks.lock(conn, task.id), room, now)
 
     def _block(self, lease: Lease, task_id: int, block_id: int) -> int:

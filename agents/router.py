@@ -47,6 +47,8 @@ class Router(Agent):
         }
         if counts["requeued"] or counts["queued"]:
             self.context.bus.publish(Event("transfers.queued", self.name))
+        if changes.release:
+            self.context.bus.publish(Event("replica.deleting", self.name))
         return counts
 
     def _decide(self) -> Changes:
@@ -64,6 +66,10 @@ class Router(Agent):
         return done
 
     def _follow(self, lease: Lease, changes: Changes) -> int:
+        with self.context.database.snapshot() as conn:
+            if not changes.again and not transfers.astray(conn):
+                return 0
+
         def unit(conn: Connection) -> int:
             return transfers.follow_routes(conn, changes.again, leases.hold(conn, lease))
 

@@ -28,6 +28,9 @@ from gridcore.errors import LeaseLost
 
 #: A lease per destination: `transfers/<SE>`.
 SHARD = "transfers/"
+COPY_ENDED = "copy.ended"
+#: Seconds a cycle waits at most for copies to end; those that last longer wake a later one.
+PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class TransferAgent(Agent):
     """Pulls files in. Copies outlive a cycle; what a dead predecessor had in hand is queued again."""
 
     name: ClassVar[str] = "transfer_agent"
-    wakes: ClassVar[frozenset[str]] = frozenset(["transfers.queued"])
+    wakes: ClassVar[frozenset[str]] = frozenset(["transfers.queued", COPY_ENDED])
 
     def __init__(self, context: Context, tools: Mapping[str, TransferTool]) -> None:
         """`tools` by the name links give."""
@@ -68,9 +71,9 @@ class TransferAgent(Agent):
         return [SHARD + one.name for one in sites.storage_elements(conn) if one.id in ends]
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
-        """Copy until nothing is left to begin, or a cycle's time has passed with copies still under way."""
+        """Copy until nothing is left to begin, or for so long that a stop may come through."""
         clock = self.context.clock
-        deadline = clock.monotonic() + self.interval_s
+        deadline = clock.monotonic() + min(self.interval_s, PATIENCE_S)
         counts: Counter[str] = Counter()
         while True:
             topology = self._topology()
@@ -147,7 +150,9 @@ class TransferAgent(Agent):
         ends = topology.elements[one.src], topology.elements[one.dst]
         deadline_s = self.context.settings.transfer.deadline_s
         tool = self._tools.get(link.tool)
-        return self._pool.submit(copying.attempt, tool, one, *ends, link.id, deadline_s)
+        future = self._pool.submit(copying.attempt, tool, one, *ends, link.id, deadline_s)
+        future.add_done_callback(lambda _: self.context.bus.publish(Event(COPY_ENDED, one.lfn)))
+        return future
 
     # --- ending ---
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
+    text,
 )
 
 from catalogs.states import BlockState, DatasetState, ReplicaState, Switch, WishKind, WishState
@@ -162,6 +163,12 @@ block_replica = Table(
     moment("completed_at"),
     PrimaryKeyConstraint("block_id", "se_id"),
     Index("ix_block_replica_se_id_state", "se_id", "state"),
+    Index(
+        "ix_block_replica_transit",
+        "block_id",
+        sqlite_where=text("transit = 1"),
+        postgresql_where=text("transit = 1"),
+    ),
 )
 
 file_exception = Table(

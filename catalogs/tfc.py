@@ -8,52 +8,31 @@ that rewrites the name first (lfn-to-pfn) or afterwards (pfn-to-lfn).
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
-from re import _parser  # type: ignore[attr-defined]
-from typing import Any, Literal, NamedTuple
-from xml.sax import SAXException
-from xml.sax.handler import ContentHandler
-from xml.sax.saxutils import quoteattr
+from typing import Literal, NamedTuple
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.expatreader import create_parser
-
-from gridcore.errors import GridError, NotFound, UsageError
+from catalogs.tfc_patterns import NAME_MAX, Fault, Search, guard
+from gridcore.errors import NotFound, UsageError
 from gridcore.ids import LFN_MAX, PFN
 
 Kind = Literal["lfn-to-pfn", "pfn-to-lfn"]
 KINDS: tuple[Kind, Kind] = ("lfn-to-pfn", "pfn-to-lfn")
 
-TEXT_MAX = 1_000_000  # bytes of a storage.xml
 RULES_MAX = 1000  # of one kind
 ATTRIBUTE_MAX = 500  # characters of a pattern, a result or a name
-PFN_MAX = 1000
+PFN_MAX = NAME_MAX
 CHAIN_MAX = 16  # protocols in a row
 STEPS_MAX = 1_000_000_000  # of the regex engine, at worst, for one name and protocol: about a second
 
-SAMPLE_LFNS = (
-    "/store/data/Run2026A/MinBias/RAW/v1/000/file_1.root",
-    "/store/mc/Spring26/TTbar/AODSIM/v1/0001/file_2.root",
-    "/store/user/alice/test/out_3.root",
-    "/store/unmerged/task/0/out_4.root",
-)
-
 _FAULT_HINT = "rules count from 1 within lfn-to-pfn and within pfn-to-lfn, in the order of the file"
-_XML_HINT = "a storage.xml is one <storage-mapping> of <lfn-to-pfn .../> and <pfn-to-lfn .../> rules"
-_CHILDREN = {"": ("storage-mapping", "phedex"), "phedex": ("storage-mapping",), "storage-mapping": KINDS}
 _DOT_DOT = re.compile(r"(?:^|[/\\=?&:]|%2f)(?:\.|%2e){2}(?:$|[/\\?&#]|%2f)", re.IGNORECASE)
 _RESULT_TOKEN = re.compile(
     r"\$(?P<group>[1-9]\d?)(?!\d)|\$\{(?P<group_braced>[1-9]\d?)\}|\\(?P<group_sed>[1-9])(?!\d)"
     r"|\\(?P<quoted>[^A-Za-z0-9])|(?P<text>[^\\$]+)|(?P<bad>.)",
     re.DOTALL,
 )
-
-
-class _Fault(Exception):
-    """(what is wrong, cure) of a rule; the caller knows which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +65,10 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One remark of `lint`. An "error" is what loading refuses; a "warning" works, seldom as meant."""
-
-    severity: Literal["error", "warning"]
-    where: str
-    what: str
-    cure: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.cure}"
-
-
-@dataclass(frozen=True, slots=True)
 class TrivialCatalog:
     """The rules of one storage element; `source` (file or SE) is what errors name.
 
-    `parse_storage_xml` and `from_dict` refuse faulty rules; a catalogue made by hand is checked at the first
-    lookup.
+    `from_dict` refuses faulty rules; a catalogue made by hand is checked at the first lookup.
     """
 
     source: str
@@ -112,25 +77,24 @@ class TrivialCatalog:
     _tables: dict[Kind, _Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object], *, source: str) -> TrivialCatalog:
-        """The catalogue `to_dict` wrote. Raises UsageError naming the rule at fault."""
+    def from_dict(cls, values: Mapping[str, object], *, source: str, strict: bool = True) -> TrivialCatalog:
+        """The catalogue `to_dict` wrote. Raises UsageError naming the rule at fault.
+
+        With `strict=False` a rule that cannot be run is left for `faults` to name.
+        """
         catalog = cls(source, *(tuple(_listed_rules(values, kind, source)) for kind in KINDS))
         if unknown := sorted(set(values) - set(KINDS)):
-            raise UsageError(f"{source}: unknown key {unknown[0]!r}; the keys are {' and '.join(KINDS)}")
-        return catalog._checked()
+            raise UsageError(
+                f"{source}: unknown key {unknown[0]!r}", hint=f"the keys are {' and '.join(KINDS)}"
+            )
+        if strict:
+            for kind in KINDS:
+                catalog._table(kind)
+        return catalog
 
     def to_dict(self) -> dict[str, list[dict[str, str]]]:
         """{"lfn-to-pfn": [{"protocol": .., "path-match": .., "result": ..}, ..], "pfn-to-lfn": [..]}."""
         return {kind: [rule.attributes() for rule in self.rules(kind)] for kind in KINDS}
-
-    def to_xml(self) -> str:
-        """The catalogue as a storage.xml."""
-        lines = ["<storage-mapping>"]
-        for kind in KINDS:
-            for rule in self.rules(kind):
-                pairs = " ".join(f"{name}={quoteattr(value)}" for name, value in rule.attributes().items())
-                lines.append(f"  <{kind} {pairs}/>")
-        return "\n".join([*lines, "</storage-mapping>\n"])
 
     def rules(self, kind: Kind) -> tuple[Rule, ...]:
         """The rules of one direction in the order of the file."""
@@ -139,6 +103,10 @@ class TrivialCatalog:
     def protocols(self) -> list[str]:
         """The protocols that have an lfn-to-pfn rule, in the order of the file."""
         return list(dict.fromkeys(rule.protocol for rule in self.lfn_to_pfn))
+
+    def faults(self) -> list[Fault]:
+        """Every fault for which loading refuses the rules."""
+        return [fault for kind in KINDS for fault in _compile(self, kind)[1]]
 
     def pfn(
         self, lfn: str, protocol: str, *, destination: str | None = None, custodial: bool = False
@@ -178,34 +146,32 @@ class TrivialCatalog:
 
     def _check_name(self, what: str, text: str, limit: int) -> None:
         if not 0 < len(text) <= limit:
-            raise UsageError(f"{self.source}: {what} of {len(text)} characters; it has 1 to {limit}")
+            hint = f"write 1 to {limit} characters"
+            raise UsageError(f"{self.source}: {what} of {len(text)} characters", hint=hint)
         if not (text.isascii() and text.isprintable()):
-            raise UsageError(f"{self.source}: {what} {text!r} is not printable ASCII; rename it")
+            raise UsageError(f"{self.source}: {what} {text!r} is not printable ASCII", hint="rename it")
         if (".." in text or "%" in text) and _DOT_DOT.search(text):
-            raise UsageError(f"{self.source}: {what} {text!r} leads through '..'; write the plain path")
+            raise UsageError(
+                f"{self.source}: {what} {text!r} leads through '..'", hint="write the plain path"
+            )
 
     def _table(self, kind: Kind) -> _Table:
         if kind not in self._tables:
-            table, findings = _compile(self, kind)
-            if findings:
-                raise UsageError(f"{self.source}: {findings[0]}", hint=_FAULT_HINT)
+            table, faults = _compile(self, kind)
+            if faults:
+                raise UsageError(f"{self.source}: {faults[0]}", hint=_FAULT_HINT)
             self._tables[kind] = table
         return self._tables[kind]
 
-    def _checked(self) -> TrivialCatalog:
-        for kind in KINDS:
-            self._table(kind)
-        return self
-
 
 class _Ready(NamedTuple):
-    """A rule ready to run: `find` and `aim` are the bound searches of its two patterns."""
+    """A rule ready to run: `find` searches path-match, `aim` destination-match."""
 
     number: int
     where: str
     rule: Rule
-    find: Any
-    aim: Any
+    find: Search
+    aim: Search | None
     parts: tuple[str | int, ...]
 
     def applies(self, destination: str | None, custodial: str) -> bool:
@@ -221,7 +187,8 @@ class _Ready(NamedTuple):
         middle = "".join([part if isinstance(part, str) else match[part] or "" for part in self.parts])
         text = f"{name[: match.start()]}{middle}{name[match.end() :]}"
         if len(text) > PFN_MAX:
-            raise UsageError(f"{self.where}: makes {len(text)} characters of {name!r}; at most {PFN_MAX}")
+            what = f"{self.where}: makes {len(text)} characters of {name!r}"
+            raise UsageError(what, hint=f"shorten the result: a PFN has at most {PFN_MAX} characters")
         return text
 
 
@@ -295,63 +262,10 @@ class _Lookup:
         return f"path-match {rule.path_match!r} does not match"
 
 
-def parse_storage_xml(text: str | bytes, *, source: str, strict: bool = True) -> TrivialCatalog:
-    """The catalogue in a storage.xml, its top element <storage-mapping>, alone or inside a <phedex> answer.
-
-    Raises UsageError naming the source, the line or rule, and the cure; with `strict=False` faulty rules are
-    left for `lint` to list.
-    """
-    if len(text) > TEXT_MAX:
-        raise UsageError(f"{source}: {len(text)} bytes; at most {TEXT_MAX}", hint=_XML_HINT)
-    parser = create_parser(forbid_dtd=True)
-    reader = _Reader(source, parser.getLineNumber)
-    parser.setContentHandler(reader)
-    try:
-        parser.feed(text)
-        parser.close()
-    except (SAXException, ValueError, LookupError) as error:  # defusedxml's refusals are ValueErrors
-        line = parser.getLineNumber()
-        raise UsageError(f"{source}: line {line}: {_xml_trouble(error)}", hint=_XML_HINT) from error
-    catalog = TrivialCatalog(source, *(tuple(reader.rules[kind]) for kind in KINDS))
-    return catalog._checked() if strict else catalog
-
-
-def _xml_trouble(error: Exception) -> str:
-    if isinstance(error, DefusedXmlException):
-        return "a DTD or entity; remove it"
-    what = error.getMessage() if isinstance(error, SAXException) else error
-    return f"no well-formed XML ({what}); correct it"
-
-
-class _Reader(ContentHandler):
-    """Collects the rules; the elements it knows bound the depth of nesting."""
-
-    def __init__(self, source: str, line: Callable[[], int]) -> None:
-        super().__init__()
-        self._source = source
-        self._line = line
-        self._path: list[str] = [""]
-        self.rules: dict[str, list[Rule]] = {kind: [] for kind in KINDS}
-
-    def startElement(self, name: str, attrs: Any) -> None:
-        known = _CHILDREN.get(self._path[-1], ())
-        if name not in known:
-            cure = f"use {' or '.join(known)}" if known else "a rule is an empty element"
-            what = f"line {self._line()}: <{name[:40]}> is not known here"
-            raise UsageError(f"{self._source}: {what}; {cure}", hint=_XML_HINT)
-        self._path.append(name)
-        if name in self.rules:
-            rules = self.rules[name]
-            rules.append(_rule(dict(attrs.items()), f"{self._source}: {name} rule {len(rules) + 1}"))
-
-    def endElement(self, name: str) -> None:
-        self._path.pop()
-
-
 def _listed_rules(values: Mapping[str, object], kind: Kind, source: str) -> Iterator[Rule]:
     listed = values.get(kind, [])
     if not isinstance(listed, list):
-        raise UsageError(f"{source}: {kind} is no list; write a list of rules")
+        raise UsageError(f"{source}: {kind} is no list", hint="write a list of rules")
     for number, item in enumerate(listed, 1):
         yield _rule(item, f"{source}: {kind} rule {number}")
 
@@ -370,125 +284,59 @@ def _rule(values: object, where: str) -> Rule:
     return Rule(*required, *(values.get(name) or None for name in _ATTRIBUTES[3:]))
 
 
-def lint(catalog: TrivialCatalog, lfns: Iterable[str] = SAMPLE_LFNS) -> list[Finding]:
-    """What loading would refuse; else what hardly works as meant, tried out with the sample LFNs."""
-    errors = [finding for kind in KINDS for finding in _compile(catalog, kind)[1]]
-    if errors:
-        return errors
-    doubts = [finding for kind in KINDS for finding in _doubts(kind, catalog.rules(kind))]
-    lfns = list(lfns)
-    return doubts + [remark for name in catalog.protocols() for remark in _round_trips(catalog, name, lfns)]
-
-
-def _doubts(kind: Kind, rules: tuple[Rule, ...]) -> Iterator[Finding]:
-    protocols = {rule.protocol for rule in rules}
-    for number, rule in enumerate(rules, 1):
-        where = _where(kind, number, rule)
-        groups = re.compile(rule.path_match).groups
-        highest = max((part for part in _template(rule.result) if isinstance(part, int)), default=0)
-        if highest > groups:
-            what = f"result uses ${highest}, path-match has {groups} groups"
-            yield Finding("warning", where, what, "add the group; it is replaced by nothing")
-        if rule.chain is not None and rule.chain not in protocols:
-            what = f"chains to {rule.chain!r}, which has no {kind} rule"
-            yield Finding("warning", where, what, "add one; until then this rule gives no name")
-        shadow = next((n for n, first in enumerate(rules[: number - 1], 1) if _shadows(first, rule)), None)
-        if shadow is not None:
-            yield Finding("warning", where, f"never reached after rule {shadow}", "move it up, or drop it")
-
-
-def _shadows(first: Rule, second: Rule) -> bool:
-    """Whether the first surely takes all the second could: same pattern, or an open one it begins with."""
-    if (
-        first.protocol != second.protocol
-        or first.destination_match not in (None, second.destination_match)
-        or first.is_custodial not in (None, second.is_custodial)
-    ):
-        return False
-    whole = first.path_match.removesuffix("$")
-    start = whole.removesuffix("(.*)").removesuffix(".*")
-    if start in ("", "^") and start != whole:
-        return first.chain in (None, second.chain)
-    if first.chain != second.chain:
-        return False
-    if first.path_match == second.path_match:
-        return True
-    rest = second.path_match.removeprefix(start)
-    if start == whole or rest == second.path_match or start.endswith("\\") or "|" in second.path_match:
-        return False
-    return rest[:1] not in ("*", "?", "{")
-
-
-def _round_trips(catalog: TrivialCatalog, protocol: str, lfns: list[str]) -> Iterator[Finding]:
-    where = f"protocol {protocol!r}"
-    if all(rule.protocol != protocol for rule in catalog.pfn_to_lfn):
-        yield Finding("warning", where, "no pfn-to-lfn rule", "add one, or its PFNs cannot be told apart")
-        return
-    for lfn in lfns:
-        try:
-            pfn = catalog.pfn(lfn, protocol).pfn
-            back = catalog.lfn(pfn, protocol)
-        except GridError as error:
-            yield Finding("warning", where, error.message, "add a rule, or lint with LFNs that belong here")
-            continue
-        if back != lfn:
-            yield Finding("warning", where, f"{lfn} becomes {pfn} becomes {back}", "correct pfn-to-lfn")
-
-
-def _compile(catalog: TrivialCatalog, kind: Kind) -> tuple[_Table, list[Finding]]:
+def _compile(catalog: TrivialCatalog, kind: Kind) -> tuple[_Table, list[Fault]]:
     """The rules ready to run, by protocol, and every fault that forbids to run them."""
     table: _Table = {}
-    faults: list[Finding] = []
+    faults: list[Fault] = []
     spent: dict[str, int] = {}
     rules = catalog.rules(kind)
     if len(rules) > RULES_MAX:
-        return table, [Finding("error", kind, f"{len(rules)} rules", f"at most {RULES_MAX}")]
+        return table, [Fault(f"{len(rules)} rules", f"at most {RULES_MAX}", kind)]
     for number, rule in enumerate(rules, 1):
-        where = _where(kind, number, rule)
+        where = place(kind, number, rule)
         try:
             ready, steps = _prepare(number, f"{catalog.source}: {where}", rule)
             spent[rule.protocol] = spent.get(rule.protocol, 0) + steps
             if spent[rule.protocol] > STEPS_MAX:
-                raise _Fault("may take too long to match", "fewer wildcards, '[^/]+' for '.*', '^' in front")
+                raise Fault("may take too long to match", "fewer wildcards, '[^/]+' for '.*', '^' in front")
             table.setdefault(rule.protocol, []).append(ready)
-        except _Fault as fault:
-            faults.append(Finding("error", where, *fault.args))
+        except Fault as fault:
+            faults.append(Fault(fault.what, fault.cure, where))
     return table, faults + list(_chain_faults(kind, rules))
 
 
-def _where(kind: Kind, number: int, rule: Rule) -> str:
+def place(kind: Kind, number: int, rule: Rule) -> str:
+    """How remarks name a rule; `number` counts from 1."""
     return f"{kind} rule {number} (protocol {rule.protocol[:40]!r})"
 
 
 def _prepare(number: int, where: str, rule: Rule) -> tuple[_Ready, int]:
     for name, text in rule.attributes().items():
         if len(text) > ATTRIBUTE_MAX or not (text.isascii() and text.isprintable()):
-            raise _Fault(f"{name} of {len(text)} characters", f"at most {ATTRIBUTE_MAX}, printable ASCII")
+            raise Fault(f"{name} of {len(text)} characters", f"at most {ATTRIBUTE_MAX}, printable ASCII")
     if not rule.protocol or not rule.path_match:
-        raise _Fault("protocol or path-match is empty", "write both")
+        raise Fault("protocol or path-match is empty", "write both")
     if rule.is_custodial not in (None, "y", "n"):
-        raise _Fault(f"is-custodial={rule.is_custodial!r}", "write y or n, or leave it out for both")
+        raise Fault(f"is-custodial={rule.is_custodial!r}", "write y or n, or leave it out for both")
     if _DOT_DOT.search(rule.result):
-        raise _Fault(f"result {rule.result!r} leads through '..'", "write the plain path")
-    pattern, anchored, steps = _pattern("path-match", rule.path_match)
-    find, aim = pattern.match if anchored else pattern.search, None
+        raise Fault(f"result {rule.result!r} leads through '..'", "write the plain path")
+    path, aim, steps = guard("path-match", rule.path_match), None, 0
     if rule.destination_match is not None:
-        destination, _, more = _pattern("destination-match", rule.destination_match)
-        aim, steps = destination.search, steps + more
-    parts = tuple(part for part in _template(rule.result) if isinstance(part, str) or part <= pattern.groups)
-    return _Ready(number, where, rule, find, aim, parts), steps
+        aim, _, steps = guard("destination-match", rule.destination_match)
+    parts = tuple(part for part in template(rule.result) if isinstance(part, str) or part <= path.groups)
+    return _Ready(number, where, rule, path.search, aim, parts), path.steps + steps
 
 
-def _template(result: str) -> Iterator[str | int]:
-    """The texts and group numbers of a Perl replacement."""
+def template(result: str) -> Iterator[str | int]:
+    """The texts and group numbers of a Perl replacement. Raises Fault for a stray dollar or backslash."""
     for token in _RESULT_TOKEN.finditer(result):
         what = token.lastgroup or ""
         if what == "bad":
-            raise _Fault(f"stray {token[0]!r} in result {result!r}", r"groups are $1 to $99, a dollar \$")
+            raise Fault(f"stray {token[0]!r} in result {result!r}", r"groups are $1 to $99, a dollar \$")
         yield int(token[what]) if what.startswith("group") else token[what]
 
 
-def _chain_faults(kind: Kind, rules: tuple[Rule, ...]) -> Iterator[Finding]:
+def _chain_faults(kind: Kind, rules: tuple[Rule, ...]) -> Iterator[Fault]:
     chains: dict[str, list[str]] = {}
     for rule in rules:
         if rule.chain is not None:
@@ -508,114 +356,4 @@ def _chain_faults(kind: Kind, rules: tuple[Rule, ...]) -> Iterator[Finding]:
         what, link = f"chain of {depth[deepest]} protocols", (deepest, chains[deepest][0])
     number, rule = next((n, r) for n, r in enumerate(rules, 1) if (r.protocol, r.chain) == link)
     cure = f"drop a chain: at most {CHAIN_MAX} in a row and no loop"
-    yield Finding("error", _where(kind, number, rule), what, cure)
-
-
-_Item = tuple[str, Any]
-_ONE_CHARACTER = ("ANY", "LITERAL", "NOT_LITERAL", "IN")
-_PRINTABLE = string.printable[:95]
-_ANYTHING = frozenset(_PRINTABLE.lower())
-
-
-def _pattern(name: str, text: str) -> tuple[re.Pattern[str], bool, int]:
-    """(pattern, whether one try at the start of the name suffices, steps it may take at worst)."""
-    if "[:" in text:
-        raise _Fault(f"{name} {text!r} uses a POSIX class", r"write \d, \w or a range")
-    try:
-        if text.count("(") > 99:
-            raise ValueError("more than 99 groups")
-        pattern = re.compile(text, re.ASCII)
-        items = _flat(_parser.parse(text, re.ASCII))
-    except (re.error, ValueError, OverflowError, RecursionError, Warning) as error:
-        raise _Fault(f"{name} {text!r} cannot be read: {error}", "correct the pattern") from None
-    if len(items) > 1 and items[-1] == ("AT", _parser.AT_END) and _is_dot_star(items[-2]):
-        items.pop()  # `.*$` always succeeds, like `.*`
-    # Behind a leading `.*` what matches anywhere also matches from the start, unless a group is repeated.
-    anchored = items[:1] == [("AT", _parser.AT_BEGINNING)] or (
-        any(map(_is_dot_star, items[:1])) and not re.search(r"\\\d|\(\?P=|\(\?\(", text)
-    )
-    try:
-        return pattern, anchored, _steps(items, 0) * (1 if anchored else _places(items)) + PFN_MAX
-    except _Fault as fault:
-        raise _Fault(f"{name} {text!r} {fault.args[0]}", fault.args[1]) from None
-
-
-def _flat(parsed: Iterable[Any]) -> list[_Item]:
-    """The parsed pattern without its groups; every kind of repetition is ("REPEAT", (low, high, items))."""
-    items: list[_Item] = []
-    for code, value in parsed:
-        name = str(code)
-        if name in ("SUBPATTERN", "ATOMIC_GROUP"):
-            items += _flat(value[3] if name == "SUBPATTERN" else value)
-        elif name.endswith("_REPEAT"):
-            items.append(("REPEAT", (int(value[0]), int(value[1]), _flat(value[2]))))
-        else:
-            items.append((name, value))
-    return items
-
-
-def _is_dot_star(item: _Item) -> bool:
-    return item[0] == "REPEAT" and item[1][0] <= 1 < PFN_MAX <= item[1][1] and item[1][2] == [("ANY", None)]
-
-
-def _steps(items: list[_Item], after: int) -> int:
-    """Steps the engine may take over the items if each success costs `after` more; 0: nothing follows."""
-    for index in range(len(items) - 1, -1, -1):
-        name, value = items[index]
-        if name == "REPEAT":
-            after = _repeat_steps(value, items[index + 1 :], after)
-        elif name == "BRANCH":
-            after = sum(_steps(_flat(arm), after) for arm in value[1])
-        elif name in ("ASSERT", "ASSERT_NOT"):
-            after += _steps(_flat(value[1]), 1)
-        elif name == "GROUPREF_EXISTS":
-            raise _Fault("has a condition", "write two rules")
-        else:
-            after += PFN_MAX if name == "GROUPREF" else 1
-    return after
-
-
-def _repeat_steps(repeat: tuple[int, int, list[_Item]], rest: list[_Item], after: int) -> int:
-    low, high, body = repeat
-    if high == 1:
-        return _steps(body, after) + after
-    if any(name in ("REPEAT", "BRANCH") for name, _ in body):
-        raise _Fault("repeats what itself repeats or branches", "write '[^/]*' or '.*' for the whole")
-    if after == 0 and low <= 1 and len(body) == 1 and body[0][0] in _ONE_CHARACTER:
-        return 1
-    turns = max(low, min(high, PFN_MAX))
-    definite = low == high or (len(body) == 1 and _chars(body[0]).isdisjoint(_first(rest)))
-    ends = 1 if definite else min(turns, _places(rest))
-    return turns * _steps(body, 1) + ends * after
-
-
-def _places(items: list[_Item]) -> int:
-    """At how many characters of a name the literal text in front of the items can begin."""
-    run = ""
-    for name, value in items:
-        if name != "LITERAL":
-            break
-        run += chr(value).lower()
-    period = next((n for n in range(1, len(run) + 1) if run[n:] == run[: len(run) - n]), 1)
-    return PFN_MAX // period + 1
-
-
-def _first(items: list[_Item]) -> frozenset[str]:
-    """The characters the items can begin with, in lower case; rather too many than too few."""
-    if not items:
-        return _ANYTHING
-    name, value = items[0]
-    if name == "AT" and value == _parser.AT_END:
-        return frozenset()
-    if name == "REPEAT" and value[0] > 0:
-        return _first(value[2])
-    return _chars(items[0])
-
-
-def _chars(item: _Item) -> frozenset[str]:
-    name, value = item
-    if name == "LITERAL":
-        return frozenset(chr(value).lower())
-    if name == "NOT_LITERAL":
-        return frozenset(char.lower() for char in _PRINTABLE if char != chr(value))
-    return _ANYTHING
+    yield Fault(what, cure, place(kind, number, rule))

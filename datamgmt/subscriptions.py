@@ -273,17 +273,26 @@ def review(conn: Connection, now: datetime) -> int:
 
     One is COMPLETE when its dataset has closed blocks and all of them are complete there.
     """
-    changes = []
-    for row in conn.execute(PROGRESS):
-        state, code = SubscriptionState.ACTIVE, Reason.DELIVERING
-        if not row.blocks:
-            code = Reason.NO_CLOSED_BLOCK
-        elif row.complete == row.blocks:
-            state, code = SubscriptionState.COMPLETE, Reason.DELIVERED
-        facts = {"complete": row.complete, "blocks": row.blocks}
-        if (state, code, facts) != (row.state, row.code, row.params):
-            changes.append(_binds(row.id, row.state, state, code, facts, now))
+    changes = [
+        _binds(row.id, row.state, *found, now)
+        for row in conn.execute(PROGRESS)
+        if (found := _judged(row)) != (row.state, row.code, row.params)
+    ]
     return _move(conn, changes, AGENT)
+
+
+def outdated(conn: Connection) -> bool:
+    """Whether `review` would change anything."""
+    return any(_judged(row) != (row.state, row.code, row.params) for row in conn.execute(PROGRESS))
+
+
+def _judged(row: Any) -> tuple[SubscriptionState, Reason, dict[str, int]]:
+    facts = {"complete": row.complete, "blocks": row.blocks}
+    if not row.blocks:
+        return SubscriptionState.ACTIVE, Reason.NO_CLOSED_BLOCK, facts
+    if row.complete < row.blocks:
+        return SubscriptionState.ACTIVE, Reason.DELIVERING, facts
+    return SubscriptionState.COMPLETE, Reason.DELIVERED, facts
 
 
 def activate(conn: Connection, ids: Collection[int], now: datetime) -> None:

@@ -102,6 +102,7 @@ transfer = Table(
     UniqueConstraint("file_id", "dst_se_id"),
     Index("ix_transfer_block_id", "block_id", "dst_se_id", "state"),
     Index("ix_transfer_link", "src_se_id", "dst_se_id", "state"),
+    Index("ix_transfer_dst_se_id", "dst_se_id", "state"),
     Index(
         "ix_transfer_waiting",
         "dst_se_id",

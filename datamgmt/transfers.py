@@ -95,16 +95,16 @@ STILL_HOP = (
 _ROUTE_SRC = (
     select(block_dest.c.src_se_id).where(_same_block_at(block_dest, transfer.c.dst_se_id)).scalar_subquery()
 )
+_ASTRAY = and_(
+    transfer.c.state.in_(_UNDECIDED),
+    exists().where(
+        _same_block_at(block_dest, transfer.c.dst_se_id), block_dest.c.src_se_id != transfer.c.src_se_id
+    ),
+)
+ASTRAY = select(transfer.c.id).where(_ASTRAY).limit(1)
 _FRESH: dict[str, Any] = {"state": TransferState.QUEUED, "attempts": 0, "not_before": None}
 MOVE_TO_ROUTE = (
-    update(transfer)
-    .where(transfer.c.state.in_(_UNDECIDED))
-    .where(
-        exists().where(
-            _same_block_at(block_dest, transfer.c.dst_se_id), block_dest.c.src_se_id != transfer.c.src_se_id
-        )
-    )
-    .values(src_se_id=_ROUTE_SRC, updated_at=bindparam("at"), **_FRESH)
+    update(transfer).where(_ASTRAY).values(src_se_id=_ROUTE_SRC, updated_at=bindparam("at"), **_FRESH)
 )
 _OF_REPLICA = (transfer.c.block_id == bindparam("on_block"), transfer.c.dst_se_id == bindparam("on_se"))
 TRY_AGAIN = (
@@ -197,6 +197,11 @@ def fill(conn: Connection, hop: LinkKey, files: Sequence[Missing], ids: Iterable
     ]
     insert_rows(conn, transfer, rows)
     return len(rows)
+
+
+def astray(conn: Connection) -> bool:
+    """Whether anything waits or has failed on a hop its block has left."""
+    return conn.execute(ASTRAY).first() is not None
 
 
 def follow_routes(conn: Connection, routed_again: Iterable[ReplicaKey], now: datetime) -> int:

@@ -1,4 +1,4 @@
-"""Tries: files are claimed, and how copying them ended is written down; the last one completes its replica."""
+"""Tries: files are claimed, and how copying them ended is noted; the last one completes its replica."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from prodsys.executors.base import (
 _JSON_MAX = 8 << 20
 _TOMBSTONES = "forgotten"
 _TOMBSTONE_LIFE_S = 7 * 86400
+_INHERITED = ("PATH", "LD_LIBRARY_PATH")
 _WRAPPER = Path(wrapper.__file__)
 
 
@@ -70,13 +71,11 @@ class Identity:
 
     def kill(self, signum: int) -> bool:
         """Signal the process if it is still the same; False where it is gone."""
-        if not self.alive():
-            return False
-        try:
-            os.kill(self.pid, signum)
-        except ProcessLookupError:
-            return False
-        return True
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive():
+                os.kill(self.pid, signum)
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,12 @@ class JobDir:
 
     def read(self, name: str) -> Document | None:
         """A JSON object written by a wrapper, None where there is none or it is not one."""
-        return _read_json(self.path / name)
+        try:
+            with open(wrapper.open_regular(str(self.path / name), os.O_NOFOLLOW), "rb") as stream:
+                document = json.loads(stream.read(_JSON_MAX))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return document if isinstance(document, dict) else None
 
     def gate(self) -> Document:
         return self.read("gate") or {}
@@ -119,8 +123,10 @@ class JobDir:
         alive = process is not None and process.alive()
         # Read after the look at the process: one that was dead then has written all it ever will.
         gate, report = self.gate(), self.read("report.json")
+        batch_id = process.batch_id if process else None
         if gate.get("by") != "worker":
-            return self._unadmitted(process, alive, retired=bool(gate))
+            state, note = self._unadmitted(process, alive, retired=bool(gate))
+            return Status(key=self.key, state=state, batch_id=batch_id, note=note)
         if process != Identity.of(gate):
             return self.status()  # admitted between the two looks
         nonce = str(gate.get("nonce"))
@@ -133,7 +139,7 @@ class JobDir:
         return Status(
             key=self.key,
             state=state,
-            batch_id=process.batch_id if process else None,
+            batch_id=batch_id,
             nonce=nonce,
             admitted_at=parse_time(gate.get("at")),
             heartbeat_at=parse_time((self.read("heartbeat") or {}).get("at")),
@@ -141,18 +147,17 @@ class JobDir:
             note=note,
         )
 
-    def _unadmitted(self, process: Identity | None, alive: bool, retired: bool) -> Status:
-        batch_id = process.batch_id if process else None
+    def _unadmitted(self, process: Identity | None, alive: bool, retired: bool) -> tuple[BatchState, str]:
+        """State and note of an attempt that the gate has not let in."""
         if retired:
-            return Status(
-                key=self.key, state=BatchState.GONE, batch_id=batch_id, note="retired before it started"
-            )
+            return BatchState.GONE, "retired before it started"
         if alive:
-            return Status(key=self.key, state=BatchState.WAITING, batch_id=batch_id)
-        note = (
-            self._epitaph(process, "it never started") if process else "submitted, but no process was started"
-        )
-        return Status(key=self.key, state=BatchState.GONE, batch_id=batch_id, note=note)
+            return BatchState.WAITING, ""
+        if process is not None:
+            return BatchState.GONE, self._epitaph(process, "it never started")
+        if self.path.is_dir():
+            return BatchState.GONE, "submitted, but no process was started"
+        return BatchState.GONE, "the spool has no such attempt"
 
     def _epitaph(self, process: Identity | None, fault: str) -> str:
         who = f"process {process.pid}" if process else "the process"
@@ -178,7 +183,8 @@ class JobDir:
         for _ in range(5):
             pids = list(self.payload_pids())
             for pid in pids:
-                _kill(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             if not pids:
                 return
 
@@ -249,7 +255,9 @@ class LocalExecutor:
 
     def _write(self, job: JobDir, submission: Submission) -> None:
         if submission.sandbox is not None:
-            _write_private(job.path / "sandbox.tar.gz", submission.sandbox)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(job.path / "sandbox.tar.gz", flags, 0o600), "wb") as sink:
+                sink.write(submission.sandbox)
         slots = [str(self.spool / f"slot.{number}") for number in range(self.slots)]
         document = {**submission.document, "slots": slots}
         wrapper.write_json(str(job.path / "job.json"), document)
@@ -264,7 +272,7 @@ class LocalExecutor:
                 stdout=log,
                 stderr=log,
                 cwd=job.path,
-                env=_wrapper_environment(),
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
                 start_new_session=True,
             )
         finally:
@@ -284,21 +292,13 @@ class LocalExecutor:
         if not self.spool.is_dir():
             note = f"spool {self.spool} is not there"
             return [Status(key=key, state=BatchState.UNKNOWN, note=note) for key in keys]
-        return [self._status(key) for key in keys]
-
-    def _status(self, key: Key) -> Status:
-        job = self._jobdir(key)
-        if not job.path.is_dir():
-            return Status(key=key, state=BatchState.GONE, note="the spool has no such attempt")
-        return job.status()
+        return [self._jobdir(key).status() for key in keys]
 
     def retire(self, keys: Sequence[Key]) -> dict[Key, bool]:
         closed = {}
         for key in keys if self.spool.is_dir() else ():
-            try:
+            with contextlib.suppress(OSError):  # a full disk: nothing is known to be closed
                 closed[key] = self._retire(self._jobdir(key))
-            except OSError:
-                continue  # a full disk: nothing is known to be closed
         return closed
 
     def _retire(self, job: JobDir) -> bool:
@@ -306,11 +306,8 @@ class LocalExecutor:
         if self._tombstone(job.key).exists():
             return True
         job.path.mkdir(mode=0o700, exist_ok=True)
-        if wrapper.close_gate(
-            str(job.path), {"by": "agent", "pid": os.getpid(), "at": wrapper.stamp(time.time())}
-        ):
-            return True
-        return job.gate().get("by") == "agent"
+        holder = {"by": "agent", "pid": os.getpid(), "at": wrapper.stamp(time.time())}
+        return wrapper.close_gate(str(job.path), holder) or job.gate().get("by") == "agent"
 
     def cancel(self, keys: Sequence[Key]) -> None:
         for key in keys:
@@ -369,20 +366,6 @@ def _private(directory: Path) -> None:
         )
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as sink:
-        sink.write(data)
-
-
-def _read_json(path: Path) -> Document | None:
-    try:
-        with open(wrapper.open_regular(str(path), os.O_NOFOLLOW), "rb") as stream:
-            document = json.loads(stream.read(_JSON_MAX))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
 def _last_line(path: Path) -> str:
     try:
         with open(path, "rb") as stream:
@@ -391,11 +374,6 @@ def _last_line(path: Path) -> str:
     except OSError:
         return ""
     return wrapper.one_line(lines[-1]) if lines else ""
-
-
-def _wrapper_environment() -> dict[str, str]:
-    kept: Iterable[str] = ("PATH", "LD_LIBRARY_PATH")
-    return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def _belongs(process: wrapper.Process, leader: Identity) -> bool:
@@ -411,8 +389,3 @@ def _environment(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

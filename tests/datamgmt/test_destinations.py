@@ -30,7 +30,8 @@ def grid(database: Database) -> DataGrid:
 def allocate(grid: DataGrid) -> int:
     def unit(conn: object, now: datetime) -> int:
         todo = destinations.unsettled_datasets(conn)  # type: ignore[arg-type]
-        return sum(destinations.allocate_dataset(conn, one, now) for one in todo)  # type: ignore[arg-type]
+        changed = [destinations.allocate_dataset(conn, one, now) for one in todo]  # type: ignore[arg-type]
+        return sum(changed)
 
     return grid.do(unit)  # type: ignore[no-any-return]
 

@@ -1,0 +1,78 @@
+"""Remarks on a Trivial File Catalog: every fault, shadowed rules, names that do not lead back."""
+
+from __future__ import annotations
+
+import pytest
+
+from catalogs.tfc import Rule, TrivialCatalog
+from catalogs.tfc_lint import lint
+from catalogs.tfc_xml import parse_storage_xml
+
+DIRECT = Rule("direct", "/+(.*)", "/castor/cms/$1")
+
+
+def forward(*rules: Rule) -> TrivialCatalog:
+    return TrivialCatalog("storage.xml", lfn_to_pfn=rules)
+
+
+def test_lint_lists_every_fault_of_a_file_read_leniently() -> None:
+    text = (
+        '<storage-mapping><lfn-to-pfn protocol="a" path-match="(" result=""/>'
+        '<lfn-to-pfn protocol="a" path-match="x" result="$"/>'
+        '<lfn-to-pfn protocol="a" chain="b" path-match="x" result=""/>'
+        '<lfn-to-pfn protocol="b" chain="a" path-match="x" result=""/></storage-mapping>'
+    )
+    findings = lint(parse_storage_xml(text, source="storage.xml", strict=False))
+    assert {finding.severity for finding in findings} == {"error"}
+    assert [finding.where[:17] for finding in findings[:2]] == ["lfn-to-pfn rule 1", "lfn-to-pfn rule 2"]
+    assert "chain loop a -> b -> a" in findings[2].what
+
+
+def test_lint_is_content_with_a_sound_catalogue() -> None:
+    door = Rule("srm", "(.*)", "srm://srm.alder.org/srm/managerv1?SFN=$1", chain="direct")
+    back = (Rule("direct", "/+castor/cms/(.*)", "/$1"), Rule("srm", r".*\?SFN=(.*)", "$1", chain="direct"))
+    assert lint(TrivialCatalog("storage.xml", (DIRECT, door), back)) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ((Rule("p", "/(.*)", "/x/$1$2"),), "rule 1 (protocol 'p'): result uses $2, path-match has 1 groups"),
+        ((Rule("p", "/(.*)", "/x/$1", chain="q"),), "chains to 'q', which has no lfn-to-pfn rule"),
+        ((DIRECT,), "no pfn-to-lfn rule"),
+        (
+            (Rule("p", "/+store/(.*)", "$1"), Rule("p", "/+store/user/(.*)", "$1")),
+            "rule 2 (protocol 'p'): never reached after rule 1",
+        ),
+        (
+            (Rule("p", "(.*)", "$1"), Rule("p", "/x", "$1", chain="p2"), Rule("p2", "/", "")),
+            "rule 2 (protocol 'p'): never",
+        ),
+    ],
+)
+def test_lint_doubts(rules: tuple[Rule, ...], told: str) -> None:
+    assert told in "\n".join(map(str, lint(forward(*rules))))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Rule("p", "/+store/(.*)", "$1", destination_match="T1"), Rule("p", "/+store/user/(.*)", "$1")),
+        (Rule("p", "/+store/(.*)", "$1", is_custodial="y"), Rule("p", "/+store/user/(.*)", "$1")),
+        (Rule("p", "/+store/(.*)", "$1"), Rule("p", "/+store/user/(.*)", "$1", chain="p2")),
+        (Rule("p", "/store(.*)", "$1"), Rule("p", "/store?/(.*)", "$1")),
+        (Rule("p", "/store(.*)", "$1"), Rule("p", "/store/a|/(.*)", "$1")),
+        (Rule("p", "/store/user/(.*)", "$1"), Rule("p", "/store/(.*)", "$1")),
+        (Rule("p", "/store/(.*)", "$1"), Rule("q", "/store/(.*)", "$1")),
+    ],
+)
+def test_lint_calls_no_reachable_rule_unreachable(first: Rule, second: Rule) -> None:
+    assert "never reached" not in "\n".join(map(str, lint(forward(first, second))))
+
+
+def test_lint_finds_a_failing_round_trip() -> None:
+    catalog = TrivialCatalog("storage.xml", (DIRECT,), (Rule("direct", "/castor/(.*)", "/$1"),))
+    findings = lint(catalog, ["/store/a"])
+    assert [finding.what for finding in findings] == [
+        "/store/a becomes /castor/cms/store/a becomes /cms/store/a"
+    ]
