@@ -1,0 +1,173 @@
+"""The routes of /api/v1: each answers with what insights say, bounded and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Connection
+
+from gridapp.api.policy import anyone, reader, scraper
+from gridapp.insights import agents as agent_rows
+from gridapp.insights import data, gauges, overview, work
+from gridapp.insights.values import KEY_MAX
+from gridapp.insights.why import why
+from gridcore import metrics
+from gridcore.db import dbnow
+
+LIMIT_MAX = 1000
+NAME_MAX = 700
+
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="rows at most")]
+Key = Annotated[int, Path(ge=0, le=KEY_MAX)]
+Name = Annotated[str, Path(max_length=NAME_MAX)]
+Text = Annotated[str | None, Query(max_length=NAME_MAX)]
+
+v1 = APIRouter(prefix="/api/v1")
+health = APIRouter()
+
+
+def ask(request: Request, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The answer to a question of insights, in a snapshot of its own."""
+    with request.app.state.database.snapshot() as conn:
+        return question(conn, *args, **kwargs)
+
+
+def _answer(request: Request, question: Callable[..., Any], *args: Any, **kwargs: Any) -> JSONResponse:
+    return JSONResponse(ask(request, question, *args, **kwargs))
+
+
+@v1.get("/requests", dependencies=[reader])
+def list_requests(request: Request, limit: Limit = 100) -> Response:
+    """Requests, newest first."""
+    return _answer(request, work.requests, limit)
+
+
+@v1.get("/requests/{request_id}", dependencies=[reader])
+def show_request(request: Request, request_id: Key) -> Response:
+    """One request with its tasks."""
+    return _answer(request, work.request, request_id)
+
+
+@v1.get("/tasks", dependencies=[reader])
+def list_tasks(request: Request, limit: Limit = 100, state: Text = None) -> Response:
+    """Tasks, newest first."""
+    return _answer(request, work.tasks, limit, state)
+
+
+@v1.get("/tasks/{name:path}", dependencies=[reader])
+def show_task(request: Request, name: Name) -> Response:
+    """One task."""
+    return _answer(request, work.task, name)
+
+
+@v1.get("/jobs", dependencies=[reader])
+def list_jobs(request: Request, task: Text = None, state: Text = None, limit: Limit = 100) -> Response:
+    """Jobs of one task, or of all, newest first."""
+    return _answer(request, work.jobs, task, state, limit)
+
+
+@v1.get("/jobs/{name:path}", dependencies=[reader])
+def show_job(request: Request, name: Name) -> Response:
+    """One job, named TASK/17, with attempts, history and outputs."""
+    return _answer(request, work.job, name)
+
+
+@v1.get("/shares", dependencies=[reader])
+def list_shares(request: Request) -> Response:
+    """The share tree."""
+    return _answer(request, work.shares)
+
+
+@v1.get("/datasets", dependencies=[reader])
+def list_datasets(
+    request: Request, pattern: Annotated[str, Query(max_length=NAME_MAX)] = "*", limit: Limit = 100
+) -> Response:
+    """Datasets whose name fits the pattern, `*` standing for any text."""
+    return _answer(request, data.datasets, pattern, limit)
+
+
+@v1.get("/datasets/{name:path}", dependencies=[reader])
+def show_dataset(request: Request, name: Name) -> Response:
+    """One dataset, with or without the slash its name begins with."""
+    return _answer(request, data.dataset, "/" + name.lstrip("/"))
+
+
+@v1.get("/subscriptions", dependencies=[reader])
+def list_subscriptions(request: Request, limit: Limit = 100) -> Response:
+    """Subscriptions, newest first."""
+    return _answer(request, data.subscriptions, limit)
+
+
+@v1.get("/subscriptions/{subscription_id}", dependencies=[reader])
+def show_subscription(request: Request, subscription_id: Key) -> Response:
+    """One subscription, block by block."""
+    return _answer(request, data.subscription, subscription_id)
+
+
+@v1.get("/transfers", dependencies=[reader])
+def list_transfers(request: Request, state: Text = None, limit: Limit = 100) -> Response:
+    """Transfers of replicas that are not complete."""
+    return _answer(request, data.transfers, state, limit)
+
+
+@v1.get("/links", dependencies=[reader])
+def list_links(request: Request) -> Response:
+    """Links with what they have shown."""
+    return _answer(request, data.links)
+
+
+@v1.get("/sites", dependencies=[reader])
+def list_sites(request: Request) -> Response:
+    """Sites with their storage elements and endpoints."""
+    return _answer(request, data.sites)
+
+
+@v1.get("/agents", dependencies=[reader])
+def list_agents(request: Request) -> Response:
+    """Agents and their heartbeats."""
+    return _answer(request, agent_rows.agents, request.app.state.heartbeat_s)
+
+
+@v1.get("/overview", dependencies=[reader])
+def show_overview(request: Request) -> Response:
+    """All that the page shows."""
+    return _answer(request, overview.overview, request.app.state.heartbeat_s)
+
+
+@v1.get("/why/{what:path}", dependencies=[reader])
+def show_why(request: Request, what: Name) -> Response:
+    """Why a job, task, subscription or request is where it is."""
+    return JSONResponse(explain(request, what))
+
+
+@v1.get("/openapi.json", dependencies=[reader])
+def show_openapi(request: Request) -> Response:
+    """The description of these routes."""
+    return JSONResponse(request.app.openapi())
+
+
+@health.get("/healthz", dependencies=[anyone])
+def healthz(request: Request) -> Response:
+    """Whether the database answers."""
+    return JSONResponse({"ok": ask(request, dbnow) is not None})
+
+
+@health.get("/metrics", dependencies=[scraper])
+def show_metrics(request: Request) -> Response:
+    """Counters of this process and gauges of the database, for Prometheus."""
+    for name, value, labels in ask(request, gauges.gauges):
+        metrics.gauge(name, value, **labels)
+    return Response(metrics.expose(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def explain(request: Request, what: str) -> dict[str, Any]:
+    """The answer to why, for the API and the page."""
+
+    def question(conn: Connection) -> dict[str, Any]:
+        return why(conn, what, dbnow(conn), request.app.state.heartbeat_s)
+
+    answer: dict[str, Any] = ask(request, question)
+    return answer

@@ -1,0 +1,177 @@
+"""Commands about work: requests, tasks, jobs and shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gridapp.cli import output
+from gridapp.cli.verbs import FILE, KEY, Noun, Place, shown
+
+Record = dict[str, Any]
+
+state_option = click.option("--state", help="Only those in this state.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many."
+)
+client_id_option = click.option(
+    "--client-id", help="Your own name for this submission, at most 64 characters: a repeat is harmless."
+)
+
+
+@click.group(cls=Noun)
+def request() -> None:
+    """Requests: what a group asks for."""
+
+
+@request.command("submit")
+@click.argument("file", type=FILE)
+@client_id_option
+@shown()
+@click.pass_obj
+def request_submit(place: Place, file: Path, client_id: str | None) -> Record:
+    """Hand in a request; it runs at once if you may approve it."""
+    from gridapp import submission
+
+    with place.acting() as (installation, context, actor):
+        made = submission.submit_request(installation, context, file, actor, client_id)
+    _tell(made)
+    return made
+
+
+def _tell(made: Record) -> None:
+    if made["state"] == "SUBMITTED":
+        output.say(f"it waits for approval: tierflow request approve {made['request']}")
+
+
+@request.command("list")
+@limit_option
+@shown("id", "name", "state", "requester", "group", "priority", "task_count", "created_at")
+@click.pass_obj
+def request_list(place: Place, limit: int) -> list[Record]:
+    """Requests, newest first."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.requests(conn, limit))
+
+
+@request.command("show")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def request_show(place: Place, id: int) -> Record:
+    """One request with its tasks."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.request(conn, id))
+
+
+@request.command("approve")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def request_approve(place: Place, id: int) -> Record:
+    """Let a waiting request run."""
+    from gridapp import submission
+
+    with place.acting() as (installation, context, actor):
+        return submission.approve(installation, context, id, actor)
+
+
+@request.command("reject")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def request_reject(place: Place, id: int) -> Record:
+    """Turn down a waiting request."""
+    from gridapp import submission
+
+    with place.acting() as (installation, context, actor):
+        return submission.reject(installation, context, id, actor)
+
+
+@click.group(cls=Noun)
+def task() -> None:
+    """Tasks: one step of a request, or one physicist's submission."""
+
+
+@task.command("submit")
+@click.argument("file", type=FILE)
+@client_id_option
+@shown()
+@click.pass_obj
+def task_submit(place: Place, file: Path, client_id: str | None) -> Record:
+    """Run one step of your own, such as an analysis of a dataset."""
+    from gridapp import submission
+
+    with place.acting() as (installation, context, actor):
+        return submission.submit_task(installation, context, file, actor, client_id)
+
+
+@task.command("list")
+@state_option
+@limit_option
+@shown("name", "state", "units.done", "units.total", "jobs", "reason")
+@click.pass_obj
+def task_list(place: Place, state: str | None, limit: int) -> list[Record]:
+    """Tasks with their jobs by state, newest first."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.tasks(conn, limit, state))
+
+
+@task.command("show")
+@click.argument("name")
+@shown()
+@click.pass_obj
+def task_show(place: Place, name: str) -> Record:
+    """One task: what it waits for, its specification and history."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.task(conn, name))
+
+
+@click.group(cls=Noun)
+def job() -> None:
+    """Jobs: one unit range of a task."""
+
+
+@job.command("list")
+@click.option("--task", help="Only jobs of this task.")
+@state_option
+@limit_option
+@shown("name", "kind", "state", "attempt", "units", "site", "updated_at", "reason")
+@click.pass_obj
+def job_list(place: Place, task: str | None, state: str | None, limit: int) -> list[Record]:
+    """Jobs of a task, or the newest of all."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.jobs(conn, task, state, limit))
+
+
+@job.command("show")
+@click.argument("name")
+@shown()
+@click.pass_obj
+def job_show(place: Place, name: str) -> Record:
+    """One job (TASK/17) with its attempts, history and outputs."""
+    from gridapp.insights import work
+
+    return place.ask(lambda conn: work.job(conn, name))
+
+
+@click.group(cls=Noun)
+def share() -> None:
+    """Shares: who gets how much of the grid."""
+
+
+@share.command("show")
+@shown("path", "target", "running_cores", "used_core_s", "ready", "why")
+@click.pass_obj
+def share_show(place: Place) -> list[Record]:
+    """The tree of shares, siblings in the order they are served."""
+    from gridapp.insights import work
+
+    return place.ask(work.shares)

@@ -1,0 +1,69 @@
+"""The overview: all that the page and the progress lines show, in one answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gridapp.insights import data, work
+from gridapp.insights.agents import agents
+from gridapp.insights.values import iso
+from gridcore.db import dbnow
+from prodsys.states import TaskState
+
+#: Tasks and subscriptions shown, newest first.
+SHOWN = 25
+ENDED = frozenset([TaskState.COMPLETED, TaskState.INCOMPLETE, TaskState.KILLED])
+
+
+def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
+    """Tasks with progress and ETA, jobs by state, links, transfers, agents, subscriptions and sites."""
+    now = dbnow(conn)
+    tasks = [{**one, **progress(one, now)} for one in work.tasks(conn, SHOWN)]
+    tasks.sort(key=_order)
+    jobs: Counter[str] = Counter()
+    for one in tasks:
+        jobs.update(one["jobs"])
+    return {
+        "at": iso(now),
+        "tasks": tasks,
+        "jobs": dict(jobs),
+        "links": data.links(conn),
+        "transfers_by_link": data.transfers_by_link(conn),
+        "agents": agents(conn, heartbeat_s),
+        "subscriptions": data.subscriptions(conn, SHOWN),
+        "sites": data.sites(conn),
+    }
+
+
+def _order(task: dict[str, Any]) -> tuple[bool, int]:
+    """Tasks under way in the order they were made, then ended ones, newest first."""
+    ended = task["state"] in ENDED
+    return ended, -task["id"] if ended else task["id"]
+
+
+def progress(task: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """Of a task's view: percent of units done, events done and in all, and the seconds still to go. Pure.
+
+    Events are None where the task's units are files; the ETA takes what was done so far as the pace.
+    """
+    units = task["units"]
+    done, total = units["done"], units["total"]
+    counts_events = units["kind"] == "events"
+    return {
+        "percent": round(100 * done / total, 1) if total else 0.0,
+        "events_done": done if counts_events else None,
+        "events_total": total if counts_events else None,
+        "eta_s": _eta(task, now),
+    }
+
+
+def _eta(task: dict[str, Any], now: datetime) -> float | None:
+    done, total = task["units"]["done"], task["units"]["total"]
+    if task["state"] in ENDED or not total or not done:
+        return None
+    elapsed = (now - datetime.fromisoformat(task["created_at"])).total_seconds()
+    return float(round(max(0.0, elapsed) * (total - done) / done, 1))

@@ -1,0 +1,198 @@
+"""Why something waits or failed: stored reasons as sentences, the evidence, whose turn, the next command."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select
+
+from catalogs import wishes
+from gridapp.insights import data, work
+from gridapp.insights.answers import Answer
+from gridapp.insights.jobs import JOBS_OF_TASK, reason
+from gridapp.insights.values import KEY_MAX, some
+from gridapp.insights.why_job import why_job
+from gridcore.errors import NotFound, UsageError
+from gridcore.ids import job_name
+from prodsys.jobs.machine import JobState
+from prodsys.states import RequestState, TaskState
+from prodsys.tables import request as request_table
+
+#: Blocks and jobs quoted as evidence.
+QUOTED = 20
+_NUMBERED = re.compile(r"(?:(sub|subscription|req|request):)?([0-9]{1,19})")
+_JOB = re.compile(r"[^/].*/[0-9]+(\.[0-9]+)?", re.DOTALL)
+
+REQUEST_ID = select(request_table.c.id).where(request_table.c.id == bindparam("request_id"))
+
+
+def why(conn: Connection, what: str, now: datetime, heartbeat_s: float = 60.0) -> dict[str, Any]:
+    """Why a job, task, subscription or request is where it is.
+
+    `what` is `TASK/17`, a task's name, `sub:12`, `DATASET@SE`, `req:3`, or a bare number, taken for a
+    subscription if there is one, else for a request. Raises UsageError, NotFound with near names.
+    Returns {what, kind, state, since, because: [sentences], evidence, turn, next}.
+    """
+    what = what.strip()
+    if numbered := _NUMBERED.fullmatch(what):
+        return _numbered(conn, numbered[1], int(numbered[2])).to_json()
+    if what.startswith("/"):
+        dataset, at, se = what.rpartition("@")
+        if not at:
+            raise UsageError(
+                f"{what} is a dataset; ask about its copy at a storage element", hint=f"write {what}@SE"
+            )
+        return _subscription(conn, data.subscription_id(conn, dataset, se)).to_json()
+    if _JOB.fullmatch(what):
+        return why_job(conn, what, now, heartbeat_s).to_json()
+    return _task(conn, what, now, heartbeat_s).to_json()
+
+
+def _numbered(conn: Connection, kind: str | None, key: int) -> Answer:
+    if key > KEY_MAX:
+        raise NotFound(f"there is no number {key}", hint="see: tierflow request list")
+    if kind in ("req", "request"):
+        return _request(conn, key)
+    try:
+        return _subscription(conn, key)
+    except NotFound:
+        if kind is None and conn.execute(REQUEST_ID, {"request_id": key}).first():
+            return _request(conn, key)
+        raise
+
+
+# --- subscriptions -----------------------------------------------------------------------------------
+
+
+def _subscription(conn: Connection, key: int) -> Answer:
+    view = data.subscription(conn, key)
+    missing = [one for one in view["block_list"] if one["replica"] != "COMPLETE"]
+    told = Counter(one["sentence"] for one in missing)
+    grouped = [f"{some(n, 'block')}: {sentence}" for sentence, n in told.most_common()]
+    errors = [f"last error: {one['last_error']}" for one in missing if one["last_error"]]
+    shown = ("id", "dataset", "se", "percent", "blocks", "blocks_done", "files", "files_done", "custodial")
+    return Answer(
+        what=f"sub:{key}",
+        kind="subscription",
+        state=view["state"],
+        since=view["updated_at"],
+        because=[view["reason"], *grouped, *errors[:1]],
+        evidence={**{name: view[name] for name in shown}, "missing_blocks": missing[:QUOTED]},
+        turn=missing[0]["turn"] if missing else "nobody",
+        next="tierflow transfer list" if missing else f"tierflow dataset show {view['dataset']}",
+    )
+
+
+# --- tasks and requests ------------------------------------------------------------------------------
+
+
+def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Answer:
+    view = work.task(conn, name)
+    stuck = _quoted(conn, view)
+    deliveries = _deliveries(conn, name)
+    because = [*view["because"], *(f"{one['name']}: {one['reason']}" for one in stuck if one["reason"])]
+    because += [f"delivery to {one['se']}: {one['sentence']}" for one in deliveries]
+    turn, after = _task_turn(view, name)
+    ready = [one for one in stuck if one["state"] == JobState.READY]
+    if ready and not view["jobs"].keys() & {"LEASED", "SUBMITTED", "RUNNING"}:
+        first = why_job(conn, ready[0]["name"], now, heartbeat_s)
+        because[1:1] = [f"{first.what}: {one}" for one in first.because[:2]]
+        turn, after = first.turn, f"tierflow why {first.what}"
+    shown = ("units", "jobs", "jobs_by_kind", "merges", "open_blocks", "input_dataset", "output_dataset")
+    return Answer(
+        what=name,
+        kind="task",
+        state=view["state"],
+        since=view["updated_at"],
+        because=because,
+        evidence={**{one: view[one] for one in shown}, "stuck_jobs": stuck, "deliveries": deliveries},
+        turn=turn,
+        next=after,
+    )
+
+
+def _quoted(conn: Connection, view: dict[str, Any]) -> list[dict[str, Any]]:
+    """Jobs to look at: failed and held ones, those that wait to be tried again, and the first ready one."""
+    found: list[dict[str, Any]] = []
+    for state in (JobState.FAILED, JobState.HELD, JobState.RETRY_WAIT, JobState.READY):
+        if view["jobs"].get(state):
+            n = 1 if state == JobState.READY else 3
+            rows = conn.execute(JOBS_OF_TASK, {"task_id": view["id"], "states": [state], "n": n})
+            found += [
+                {
+                    "name": job_name(view["name"], row.idx),
+                    "state": row.state.value,
+                    "reason": reason(row.code, row.params),
+                }
+                for row in rows
+            ]
+    return found
+
+
+def _deliveries(conn: Connection, name: str) -> list[dict[str, Any]]:
+    names = data.se_names(conn)
+    return [
+        {
+            "dataset": one.subject,
+            "se": names[one.se_id],
+            "state": one.state.value,
+            "sentence": data.sentence(one.code, one.params, names)
+            or f"{one.subject} {'is subscribed' if one.state == 'SERVED' else 'waits to be subscribed'}",
+        }
+        for one in wishes.of_owner(conn, f"task/{name}")
+    ]
+
+
+def _task_turn(view: dict[str, Any], name: str) -> tuple[str, str]:
+    jobs = view["jobs"]
+    if view["state"] in (TaskState.COMPLETED, TaskState.KILLED):
+        return "nobody", f"tierflow task show {name}"
+    if view["state"] == TaskState.INCOMPLETE:
+        return f"{view['requester']} or an operator", f"tierflow job list --task {name} --state FAILED"
+    if view["state"] == TaskState.CLOSING:
+        return "the block_manager", f"tierflow dataset show {view['output_dataset']}"
+    for state in (JobState.HELD, JobState.RUNNING, JobState.READY, JobState.RETRY_WAIT):
+        if jobs.get(state):
+            who = "an operator" if state == JobState.HELD else "its jobs"
+            return who, f"tierflow job list --task {name} --state {state}"
+    if view["merges"]["waiting"]:
+        return "the merger", f"tierflow job list --task {name}"
+    return "the job_maker", f"tierflow task show {name}"
+
+
+_REQUESTS = {
+    RequestState.SUBMITTED: ("waits for the approval of group {group}'s production role", "an approver"),
+    RequestState.RUNNING: ("approved; its tasks run", "its tasks"),
+    RequestState.REJECTED: ("turned down by {decided_by}", "nobody"),
+    RequestState.COMPLETED: ("every task is completed", "nobody"),
+    RequestState.INCOMPLETE: ("every task has ended, some without all of their units", "{requester}"),
+    RequestState.ABORTED: ("ended by {decided_by}", "nobody"),
+}
+
+
+def _request(conn: Connection, key: int) -> Answer:
+    view = work.request(conn, key)
+    told, turn = _REQUESTS[RequestState(view["state"])]
+    unfinished = [one for one in view["tasks"] if one["state"] != TaskState.COMPLETED]
+    follow = f"tierflow why {unfinished[0]['name']}" if unfinished else f"tierflow request show {key}"
+    if view["state"] == RequestState.SUBMITTED:
+        follow = f"tierflow request approve {key}"
+    shown = ("name", "requester", "group", "priority", "created_at", "decided_by")
+    return Answer(
+        what=f"req:{key}",
+        kind="request",
+        state=view["state"],
+        since=view["updated_at"],
+        because=[told.format(**view), *(f"{one['name']}: {one['reason']}" for one in view["tasks"])],
+        evidence={
+            **{name: view[name] for name in shown},
+            "tasks": [
+                {name: one[name] for name in ("name", "state", "jobs", "units")} for one in view["tasks"]
+            ],
+        },
+        turn=turn.format(**view),
+        next=follow,
+    )

@@ -1,0 +1,102 @@
+"""What commands print: JSON in a pipe, tables on a terminal, nothing that could drive one."""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+from contextlib import redirect_stdout
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridapp.cli import output
+
+HOSTILE = "\x1b[2J\x1b]0;title\x07a\x9b31mb\u202ec\x00\nd"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, *args: Any, **options: Any) -> str:
+    """What `output.show` writes to that stdout."""
+    with redirect_stdout(stream), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "120")
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("TERM", "dumb")
+        output.show(*args, **options)
+    return stream.getvalue()
+
+
+@given(st.text())
+def test_safe_text_is_one_line_without_controls(text: str) -> None:
+    clean = output.safe(text)
+    assert not [char for char in clean if unicodedata.category(char) in ("Cc", "Cs")]
+    assert output.safe(clean) == clean
+
+
+def test_escape_sequences_go_whole() -> None:
+    assert output.safe(HOSTILE) == "a31mbc d"
+    assert output.safe("\x1b[1;31mred\x1b[0m") == "red"
+    assert output.safe("Größe /store/mc") == "Größe /store/mc"
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none())))
+def test_a_pipe_gets_one_json_document(rows: list[dict[str, Any]]) -> None:
+    text = shown(io.StringIO(), rows)
+    assert json.loads(text) == rows
+    assert text.isascii()
+    assert text.count("\n") == 1
+
+
+def test_a_terminal_gets_a_table_of_the_columns() -> None:
+    rows = [{"name": "first", "units": {"done": 3}, "ok": True, "hidden": "x", "rate": 1.23456}]
+    text = shown(Terminal(), rows, ("name", "units.done", "ok", "rate", "none"))
+    heading, row = text.splitlines()
+    assert heading.split() == ["name", "units", "done", "ok", "rate", "none"]
+    assert row.split() == ["first", "3", "yes", "1.235", "-"]
+
+
+def test_a_table_strips_what_drives_terminals_and_takes_no_markup() -> None:
+    text = shown(Terminal(), [{"name": HOSTILE + "[bold]x[/bold]"}])
+    assert "a31mbc d[bold]x[/bold]" in text
+    assert "\x1b" not in text
+
+
+def test_a_record_is_lines_and_tables() -> None:
+    record = {"name": "/A/B/C", "states": {"DONE": 2, "READY": 1}, "tags": ["x", "y"], "of": [{"id": 7}]}
+    lines = [line.split() for line in shown(Terminal(), record).splitlines() if line.strip()]
+    assert lines[:3] == [["name", "/A/B/C"], ["states", "DONE", "2,", "READY", "1"], ["tags", "x,", "y"]]
+    assert lines[3:] == [["of:"], ["id"], ["7"]]
+
+
+def test_what_is_too_wide_for_a_table_is_lines() -> None:
+    names = ["lfn", "src", "dst", "error", "note"]
+    rows = [{name: f"{name}{n}" + "x" * 60 for name in names} for n in range(2)]
+    lines = [line.split() for line in shown(Terminal(), {"files": rows}).splitlines() if line]
+    assert [line[0] for line in lines] == ["files:", *names, *names]
+    assert lines[1][1] == rows[0]["lfn"]
+
+
+def test_json_on_a_terminal_when_asked() -> None:
+    text = shown(Terminal(), [{"name": HOSTILE}], as_json=True)
+    assert json.loads(text) == [{"name": HOSTILE}]
+    assert "\x1b" not in text
+
+
+def test_nothing_to_show_is_said_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(Terminal(), []) == ""
+    assert capsys.readouterr().err == "nothing to show\n"
+
+
+def test_an_empty_list_in_a_pipe_is_a_document() -> None:
+    assert shown(io.StringIO(), []) == "[]\n"
+
+
+def test_errors_are_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    output.complain("no\x1b[2J such\nthing", "look elsewhere")
+    assert capsys.readouterr() == ("", "error: no such thing\nhint: look elsewhere\n")

@@ -1,0 +1,166 @@
+"""Requests and tasks handed in: at once or waiting, once or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import embedded_grid
+import pytest
+from sqlalchemy import func, select
+
+from agents.runtime.agent import Context
+from catalogs.tables import dataset
+from gridapp import session, submission, wiring
+from gridapp.invariants import INVARIANTS
+from gridapp.wiring import Installation
+from gridcore.db.invariants import violations
+from gridcore.errors import Conflict, Denied, GridError, InvalidTransition, NotFound, UsageError
+from gridcore.identity import EVERYWHERE, Principal, Role
+from prodsys.tables import request, request_history, sandbox, task
+
+OPERATOR = Principal("ops", roles={EVERYWHERE: frozenset([Role.PRODUCTION, Role.OPERATOR])})
+USER = Principal("ann", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})
+VIEWER = Principal("eve", roles={EVERYWHERE: frozenset([Role.VIEWER])})
+OWN_AREA = embedded_grid.REQUEST.replace("/store/mc", "/store/user/ann")
+
+
+@dataclass
+class Grid:
+    installation: Installation
+    context: Context
+    path: Path
+
+    def request(self, actor: Principal, client_id: str | None = None) -> dict[str, object]:
+        return submission.submit_request(self.installation, self.context, self.path, actor, client_id)
+
+    def task(self, actor: Principal) -> dict[str, object]:
+        return submission.submit_task(self.installation, self.context, self.path, actor)
+
+    def rows(self) -> list[int]:
+        """How many requests, moves, tasks, sandboxes and datasets there are."""
+        with self.installation.database.snapshot() as conn:
+            tables = (request, request_history, task, sandbox, dataset)
+            return [conn.execute(select(func.count()).select_from(table)).scalar_one() for table in tables]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded_grid.make(tmp_path_factory.mktemp("template") / "grid")
+
+
+@pytest.fixture
+def grid(template: Path, tmp_path: Path) -> Iterator[Grid]:
+    installation = session.connect(embedded_grid.copy(template, tmp_path / "grid"), None)
+    yield Grid(installation, wiring.context(installation), embedded_grid.write_request(tmp_path))
+    with installation.database.snapshot() as conn:
+        assert violations(conn, INVARIANTS) == []
+    installation.close()
+
+
+def test_who_may_approve_has_the_request_run_at_once(grid: Grid) -> None:
+    made = grid.request(OPERATOR)
+    assert made["state"] == "RUNNING"
+    assert [name.partition(":")[2] for name in made["tasks"]] == ["ops_small-generate"]  # type: ignore[attr-defined]
+    assert grid.rows() == [1, 2, 1, 1, 1]
+
+
+def test_others_wait_for_approval(grid: Grid) -> None:
+    made = grid.request(USER)
+    assert (made["state"], made["tasks"]) == ("SUBMITTED", [])
+    approved = submission.approve(grid.installation, grid.context, int(str(made["request"])), OPERATOR)
+    assert approved["state"] == "RUNNING"
+    assert [name.partition(":")[2] for name in approved["tasks"]] == ["ann_small-generate"]
+
+
+def test_rejected_once_and_for_all(grid: Grid) -> None:
+    made = int(str(grid.request(USER)["request"]))
+    assert submission.reject(grid.installation, grid.context, made, OPERATOR)["state"] == "REJECTED"
+    with pytest.raises(InvalidTransition):
+        submission.approve(grid.installation, grid.context, made, OPERATOR)
+    assert grid.rows() == [1, 2, 0, 1, 0]
+
+
+def test_deciding_takes_the_role_and_a_request(grid: Grid) -> None:
+    made = int(str(grid.request(USER)["request"]))
+    with pytest.raises(Denied):
+        submission.approve(grid.installation, grid.context, made, USER)
+    with pytest.raises(Denied):
+        submission.reject(grid.installation, grid.context, made, USER)
+    with pytest.raises(NotFound):
+        submission.approve(grid.installation, grid.context, made + 1, OPERATOR)
+
+
+def test_a_repeat_changes_nothing(grid: Grid) -> None:
+    first = grid.request(OPERATOR, "mine")
+    before = grid.rows()
+    assert grid.request(OPERATOR, "mine") == first
+    assert grid.rows() == before
+
+
+def test_a_client_id_belongs_to_one_document(grid: Grid) -> None:
+    grid.request(OPERATOR, "mine")
+    grid.path.write_text(embedded_grid.REQUEST.replace("40", "50"))
+    with pytest.raises(Conflict):
+        grid.request(OPERATOR, "mine")
+
+
+@pytest.mark.parametrize("client_id", ["", "x" * 65, "two words", "a\x1b[2J"])
+def test_client_ids_are_short_and_printable(grid: Grid, client_id: str) -> None:
+    with pytest.raises(UsageError, match="client id"):
+        grid.request(OPERATOR, client_id)
+
+
+def test_a_physicists_task_needs_no_approval(grid: Grid) -> None:
+    grid.path.write_text(OWN_AREA)
+    made = grid.task(USER)
+    assert made["state"] == "RUNNING"
+    with grid.installation.database.snapshot() as conn:
+        assert conn.execute(select(task.c.task_type, task.c.requester)).all() == [("analysis", "ann")]
+
+
+def test_a_task_has_one_step(grid: Grid) -> None:
+    step = embedded_grid.REQUEST[embedded_grid.REQUEST.index("[[step]]") :]
+    second = step.replace("generate", "again").replace("/Small/", "/Other/")
+    grid.path.write_text(embedded_grid.REQUEST + second)
+    with pytest.raises(UsageError, match="2"):
+        grid.task(OPERATOR)
+
+
+def test_a_task_writes_only_where_its_owner_may(grid: Grid) -> None:
+    with pytest.raises(Denied, match="/store/mc") as error:
+        grid.task(USER)
+    assert "/store/user/ann" in str(error.value.hint)
+    assert grid.rows() == [0, 0, 0, 0, 0]
+
+
+BAD = {
+    "events = 40": ("events = 0", "events"),
+    'group = "production"': ('group = "nobody"', "nobody"),
+    "[[step]]": ("surprise = 1\n[[step]]", "surprise"),
+    'sandbox = ["make.py"]': ('sandbox = ["gone.py"]', "gone.py"),
+    "events_per_job = 10": ('events_per_job = 10\nsites = ["T2_XX_Nowhere"]', "T2_XX_Nowhere"),
+    "/Small/Test-v1/GEN": ("/Small/lower/gen", "dataset"),
+    '"make.py"]\nsandbox': ('"other.py"]\nsandbox', "other.py"),
+}
+
+
+@pytest.mark.parametrize("good", BAD)
+def test_nothing_is_half_created_on_bad_input(grid: Grid, good: str) -> None:
+    bad, told = BAD[good]
+    assert good in embedded_grid.REQUEST
+    grid.path.write_text(embedded_grid.REQUEST.replace(good, bad, 1))
+    with pytest.raises(UsageError) as error:
+        grid.request(OPERATOR)
+    assert told in error.value.message
+    assert str(grid.path) in error.value.message or "step" in error.value.message or error.value.hint
+    assert "\n" not in error.value.message
+    assert grid.rows() == [0, 0, 0, 0, 0]
+
+
+def test_viewers_hand_in_nothing(grid: Grid) -> None:
+    for hand_in in (grid.request, grid.task):
+        with pytest.raises(GridError) as error:
+            hand_in(VIEWER)
+        assert error.value.exit_code == 4
