@@ -8,7 +8,7 @@
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P) || exit 1
 VENV=$ROOT/.venv
 SUITED="python3.13 python3.12 python3.11 python3 python3.14" # 3.14 last: chromo has no wheel for it yet
-PHYSICS="chromo uproot awkward awkward-cpp particle matplotlib numpy scipy"
+PHYSICS="chromo|uproot|awkward|awkward_cpp|particle|matplotlib|numpy|scipy" # as constraints.txt spells them
 NEEDED_MB=700
 DEBIAN="on Debian and Ubuntu: apt-get install python3-venv"
 
@@ -108,7 +108,7 @@ install_extras() {
     rm -f "$VENV/.tierflow-toy"
     say "installing Tierflow ($*) into $VENV: about a minute ..."
     wanted=$(IFS=,; echo "$*")
-    SAID=$(pip install -e ".[$wanted]") || install_without_physics
+    SAID=$(pip_install -c constraints.txt -e ".[$wanted]") || install_without_physics
     for extra; do
         fingerprint >"$VENV/.tierflow-$extra"
     done
@@ -131,12 +131,10 @@ make_venv() {
         die "$(reason "cannot make $VENV" "$DEBIAN")"
 }
 
-# pip COMMAND ARGUMENT...: all it says on stdout.
-pip() {
-    command=$1
-    shift
-    cd "$ROOT" && .venv/bin/python -m pip "$command" --quiet --no-input --disable-pip-version-check \
-        --only-binary :all: -c constraints.txt "$@" 2>&1
+# pip_install ARGUMENT...: from wheels only; all it says on stdout.
+pip_install() {
+    cd "$ROOT" && .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
+        --only-binary :all: "$@" 2>&1
 }
 
 install_without_physics() {
@@ -147,19 +145,20 @@ install_without_physics() {
     esac
     say "pip finds no wheel of $missing for this Python: installing without the physics packages"
     rest=$(echo "$wanted" | sed 's/demo,*//; s/,$//')
-    SAID=$(pip install -e ".${rest:+[$rest]}") || die "$(reason "pip failed" "try again")"
+    SAID=$(pip_install -c constraints.txt -e ".${rest:+[$rest]}") || die "$(reason "pip failed" "try again")"
     echo "$missing" >"$VENV/.tierflow-toy"
 }
 
-# The physics package without a wheel, if that is what pip failed of: a pinned one only "conflicts", so ask by name.
+# The physics package without a wheel, if that is what pip failed of. It calls a missing wheel of a constrained
+# package a conflict, so ask for each alone.
 missing_wheel() {
     case $SAID in
     *"Retrying ("*) return ;;
     *"No matching distribution found"* | *ResolutionImpossible*) ;;
     *) return ;;
     esac
-    # shellcheck disable=SC2086
-    SAID=$(pip install --dry-run --ignore-installed --no-deps $PHYSICS) && return
+    SAID=$(grep -E "^($PHYSICS)==" "$ROOT/constraints.txt" |
+        pip_install --dry-run --ignore-installed --no-deps -r /dev/stdin) && return
     case $SAID in
     *"Retrying ("*) ;;
     *) said | sed -n 's/^ERROR: No matching distribution found for \([A-Za-z0-9_.-]*\).*/\1/p' | tail -n 1 ;;
