@@ -146,8 +146,8 @@ class TrivialCatalog:
 
     def _check_name(self, what: str, text: str, limit: int) -> None:
         if not 0 < len(text) <= limit:
-            hint = f"write 1 to {limit} characters"
-            raise UsageError(f"{self.source}: {what} of {len(text)} characters", hint=hint)
+            size = f"{len(text)} characters; it has 1 to {limit}"
+            raise UsageError(f"{self.source}: {what} of {size}", hint="correct the name or the rule's result")
         if not (text.isascii() and text.isprintable()):
             raise UsageError(f"{self.source}: {what} {text!r} is not printable ASCII", hint="rename it")
         if (".." in text or "%" in text) and _DOT_DOT.search(text):
@@ -187,8 +187,8 @@ class _Ready(NamedTuple):
         middle = "".join([part if isinstance(part, str) else match[part] or "" for part in self.parts])
         text = f"{name[: match.start()]}{middle}{name[match.end() :]}"
         if len(text) > PFN_MAX:
-            what = f"{self.where}: makes {len(text)} characters of {name!r}"
-            raise UsageError(what, hint=f"shorten the result: a PFN has at most {PFN_MAX} characters")
+            what = f"makes {len(text)} characters of {name!r}; at most {PFN_MAX}"
+            raise UsageError(f"{self.where}: {what}", hint="shorten the rule's result")
         return text
 
 

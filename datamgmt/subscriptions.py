@@ -348,7 +348,7 @@ def one(conn: Connection, subscription_id: int) -> SubscriptionRow:
     """The subscription. Raises NotFound."""
     row = conn.execute(ONE, {"row_id": subscription_id}).one_or_none()
     if row is None:
-        raise NotFound(f"there is no subscription {subscription_id}", hint="see: tierflow subscribe list")
+        raise NotFound(f"there is no subscription {subscription_id}", hint="see: tierflow subscription list")
     return _row(row)
 
 

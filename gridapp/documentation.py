@@ -106,7 +106,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "sandbox": ("Input sandboxes by content.", "submission"),
     "request": ("What a group asks for.", "submission, approval, job_maker (end)"),
     "request_history": ("Moves of requests.", "whoever moves one"),
-    "request_agent": ("Which agents may work on a request.", "nobody yet: every ProdAgent serves all"),
+    "request_site": ("The sites a request is assigned to; none means all.", "approval"),
     "task": ("One step of an approved request, or one physicist's submission.", "approval, job_maker"),
     "task_count": ("Jobs and units by kind and state.", "`prodsys.jobs.store`, with each move"),
     "task_history": ("Moves of tasks.", "approval, job_maker"),

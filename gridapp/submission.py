@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,14 +14,12 @@ from agents.runtime.agent import Context
 from catalogs.bookkeeping import BlockPolicy
 from gridapp.wiring import Installation
 from gridcore import identity
-from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.errors import Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.settings import Settings
 from prodsys import requests, tasks, workflow
 from prodsys.splitting import check_job_count, count_event_jobs
-from prodsys.states import REQUEST, RequestEvent, RequestState
-from prodsys.tables import request, request_history
+from prodsys.states import RequestState
 from prodsys.workflow import Request
 
 PRODUCTION = "production"
@@ -100,9 +98,16 @@ def _checked_client(client_id: str) -> str:
 
 
 def approve(
-    installation: Installation, context: Context, request_id: int, actor: Principal
+    installation: Installation,
+    context: Context,
+    request_id: int,
+    actor: Principal,
+    assigned: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Approve a waiting request: {"request", "name", "state", "tasks"}. Raises NotFound, Denied."""
+    """Approve a waiting request: {"request", "name", "state", "tasks"}. Raises NotFound, Denied, UsageError.
+
+    Its jobs run at the assigned sites only; at any its steps allow where none are given.
+    """
     document = _deciding(installation, request_id, actor)
     _check_area(actor, document)
     keys = requests.reserve(context.keys, document)
@@ -111,7 +116,14 @@ def approve(
         installation,
         request_id,
         lambda conn: requests.approve(
-            conn, keys, request_id, actor=actor.name, task_type=PRODUCTION, policy=policy, now=now
+            conn,
+            keys,
+            request_id,
+            actor=actor.name,
+            task_type=PRODUCTION,
+            policy=policy,
+            now=now,
+            assigned=assigned,
         ),
     )
 
@@ -120,17 +132,11 @@ def reject(installation: Installation, context: Context, request_id: int, actor:
     """Turn down a waiting request: {"request", "name", "state", "tasks"}. Raises NotFound, Denied."""
     _deciding(installation, request_id, actor)
     now = context.clock.now()
-
-    def unit(conn: Connection) -> None:
-        lock_rows(conn, request, [request_id])
-        frm, to = requests.row_of(conn, request_id).state, RequestState.REJECTED
-        REQUEST.check(frm, RequestEvent.REJECT, to)
-        binds = {"request_id": request_id, "frm": frm, "dst": to, "by": actor.name, "at": now}
-        conn.execute(requests.SET_STATE, binds)
-        row = {"request_id": request_id, "frm": frm, "dst": to, "at": now, "actor": actor.name}
-        insert_rows(conn, request_history, [row])
-
-    return _decided(installation, request_id, unit)
+    return _decided(
+        installation,
+        request_id,
+        lambda conn: requests.reject(conn, request_id, actor=actor.name, now=now),
+    )
 
 
 def _deciding(installation: Installation, request_id: int, actor: Principal) -> Request:

@@ -90,7 +90,6 @@ class Work(Section):
     max_jobs_per_task: Amount = Field(default=100_000, description="a task that splits into more is refused")
     ready_per_task: Amount = Field(default=1000, description="jobs of one task made ahead of need")
     python: str = Field(default_factory=lambda: sys.executable, description="runs Python payloads")
-    run_as: str = Field(default="", description="runs payloads as other users; empty: own user's only")
 
     @model_validator(mode="after")
     def _heard_before_lost(self) -> Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from gridcore.errors import Conflict, NotFound, UsageError
 from prodsys import sandbox as sandboxes
 from prodsys import shares, tasks
 from prodsys.states import REQUEST, RequestEvent, RequestState
-from prodsys.tables import request, request_history, sandbox
+from prodsys.tables import request, request_history, request_site, sandbox
 from prodsys.tasks import NewTask
 from prodsys.workflow import Request, Step
 
@@ -157,19 +157,19 @@ def approve(
     task_type: str,
     policy: BlockPolicy,
     now: datetime,
+    assigned: Collection[str] = (),
 ) -> list[str]:
     """Turn a request into tasks, datasets and deliveries; the tasks' names.
 
-    `policy` fills what steps leave out. Approving once more changes nothing.
+    `policy` fills what steps leave out; `assigned` are the only sites its jobs may run at, none for all.
+    Approving once more changes nothing. Raises UsageError where a step could run nowhere.
     """
     lock_rows(conn, request, [request_id])
-    row = conn.execute(BY_ID, {"request_id": request_id}).one_or_none()
-    if row is None:
-        raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
+    row = row_of(conn, request_id)
     if row.state == RequestState.RUNNING:
         return [task.name for task in tasks.of_request(conn, request_id)]
     _move(conn, row, RequestEvent.APPROVE, RequestState.RUNNING, now, actor)
-    document = Request.model_validate(row.spec["document"])
+    document = _assign(conn, request_id, Request.model_validate(row.spec["document"]), assigned)
     leaf_id = shares.leaf(conn, keys.leaf, row.acct_group, row.requester, now)
     wish_ids = iter(keys.wishes)
     names = []
@@ -182,6 +182,32 @@ def approve(
         _deliver(conn, step, name, wish_ids, now)
         names.append(name)
     return names
+
+
+def _assign(conn: Connection, request_id: int, document: Request, assigned: Collection[str]) -> Request:
+    """The document with every step kept to the assigned sites."""
+    if not assigned:
+        return document
+    known = sites.by_name(sites.sites(conn))
+    _known(f"request {request_id}", "site", assigned, set(known))
+    rows = [{"request_id": request_id, "site_id": known[name].id} for name in sorted(set(assigned))]
+    insert_rows(conn, request_site, rows)
+    steps = []
+    for step in document.step:
+        kept = [name for name in sorted(set(assigned)) if step.sites is None or name in step.sites]
+        if not kept:
+            raise UsageError(
+                f"step {step.name!r} may run at none of the assigned sites",
+                hint=f"it asks for {', '.join(step.sites or [])}",
+            )
+        steps.append(step.model_copy(update={"sites": kept}))
+    return document.model_copy(update={"step": steps})
+
+
+def reject(conn: Connection, request_id: int, *, actor: str, now: datetime) -> None:
+    """Turn a waiting request down. Raises NotFound, InvalidTransition."""
+    lock_rows(conn, request, [request_id])
+    _move(conn, row_of(conn, request_id), RequestEvent.REJECT, RequestState.REJECTED, now, actor)
 
 
 def _task_of(

@@ -62,7 +62,7 @@ class Settler:
         if {row.name for row in planned} != set(said):
             names = ", ".join(sorted(said)) or "none"
             return self.fail(one, report, ErrorClass.BAD_REPORT, f"outputs reported: {names}")
-        late = one.state in (JobState.LOST, JobState.RETRY_WAIT)
+        late = one.state in (JobState.LOST, JobState.RETRY_WAIT, JobState.READY)
         move = Move(
             job_id=one.job_id,
             attempt=one.attempt,

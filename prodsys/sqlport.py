@@ -28,6 +28,8 @@ from prodsys.settlement import Settler
 from prodsys.tables import endpoint, job, job_spec, port_call, sandbox
 from prodsys.tasks import Task
 
+#: Where a lost attempt's job is until the next attempt is leased.
+WAITING = (JobState.LOST, JobState.RETRY_WAIT, JobState.READY)
 #: Delete wishes one settled attempt may need.
 WISHES_PER_ATTEMPT = 4
 
@@ -234,9 +236,9 @@ class SqlQueuePort:
             one = found.get(key)
             if one is None or not one.current:
                 commands.drop.append(key)
-            elif one.state in (JobState.LOST, JobState.RETRY_WAIT) and one.error_class == ErrorClass.LOST:
+            elif one.state in WAITING and one.error_class == ErrorClass.LOST:
                 commands.late.append(key)
-            elif one.ended_at is not None or one.state in (JobState.KILLED, JobState.READY):
+            elif one.ended_at is not None or one.state == JobState.KILLED:
                 commands.drop.append(key)
         return commands
 

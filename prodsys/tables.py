@@ -98,13 +98,13 @@ request_history = Table(
     Index("ix_request_history_request_id", "request_id"),
 )
 
-#: Who may work on a request.
-request_agent = Table(
-    "request_agent",
+#: The sites a request is assigned to; none means all.
+request_site = Table(
+    "request_site",
     metadata,
     key("request_id", ForeignKey("request.id")),
-    label("agent", 60),
-    PrimaryKeyConstraint("request_id", "agent"),
+    key("site_id", ForeignKey("site.id")),
+    PrimaryKeyConstraint("request_id", "site_id"),
 )
 
 task = Table(
@@ -112,7 +112,7 @@ task = Table(
     metadata,
     key("id", primary_key=True),
     key("request_id", ForeignKey("request.id"), nullable=True),
-    label("client_id", 80),
+    label("client_id", 180),
     label("name", 250),
     label("task_type", 30),
     Column("state", EnumText(TaskState), nullable=False),
@@ -224,7 +224,8 @@ job = Table(
     Column("kind", EnumText(JobKind), nullable=False),
     key("class_id", ForeignKey("job_class.id")),
     Column("state", EnumText(JobState), nullable=False),
-    Column("attempt", Integer, nullable=False, server_default="1"),
+    #: The last attempt opened; 0 before the first.
+    Column("attempt", Integer, nullable=False, server_default="0"),
     Column("rank", BigInteger, nullable=False),
     Column("units", BigInteger, nullable=False),
     key("endpoint_id", ForeignKey("endpoint.id"), nullable=True),

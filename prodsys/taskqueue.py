@@ -63,7 +63,7 @@ def claim(conn: Connection, endpoint_id: int, site_id: int, n: int, now: datetim
     ]
     made = store.apply(conn, moves, now)
     _remember_heads(conn, heads)
-    return [Claimed(move.job_id, move.attempt) for move in made]
+    return [Claimed(move.job_id, move.attempt + 1) for move in made]
 
 
 def _per_leaf(conn: Connection, classes: Sequence[Any], n: int, now: datetime) -> Mapping[int, int]:

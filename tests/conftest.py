@@ -1,4 +1,4 @@
-"""Fixtures: a migrated database on SQLite and on PostgreSQL, whose invariants are checked after every test."""
+"""Fixtures: a migrated database on SQLite and PostgreSQL, its invariants checked after every test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from servers.postgres import Postgres
 
 from gridapp import schema

@@ -70,14 +70,17 @@ def request_show(place: Place, id: int) -> Record:
 
 @request.command("approve")
 @click.argument("id", type=KEY)
+@click.option(
+    "--site", "sites", multiple=True, metavar="SITE", help="Run it at these sites only; repeatable."
+)
 @shown()
 @click.pass_obj
-def request_approve(place: Place, id: int) -> Record:
-    """Let a waiting request run."""
+def request_approve(place: Place, id: int, sites: tuple[str, ...]) -> Record:
+    """Let a waiting request run, where its steps allow or at the sites it is assigned to."""
     from gridapp import submission
 
     with place.acting() as (installation, context, actor):
-        return submission.approve(installation, context, id, actor)
+        return submission.approve(installation, context, id, actor, sites)
 
 
 @request.command("reject")

@@ -22,12 +22,11 @@ from gridapp.demo.progress import Progress, progress
 from gridapp.demo.summary import summarise
 from gridapp.insights.overview import overview
 from gridapp.insights.why import why
+from gridapp.up import local_executors, stop_payloads
 from gridapp.wiring import Installation
 from gridcore.clock import SystemClock
 from gridcore.errors import GridError
 from gridcore.faults import FaultKind, FaultPlan
-from prodsys import endpoints
-from prodsys.executors.local import LocalExecutor
 
 #: A demo in which nothing moves for so long has failed.
 PATIENCE_S = 120.0
@@ -70,6 +69,7 @@ class Demo:
         self._started = started
         self._actor = session.principal(installation)
         self._faults = plan.faults()
+        self._grace_s = installation.settings.work.stop_grace_s
         self._stopped = ""
         self._moved = (time.monotonic(), "")
 
@@ -90,7 +90,7 @@ class Demo:
                 self._await(supervisor, shown, Stage("clean-up", lambda _: self._tidy()))
             finally:
                 supervisor.stop("the demo is over")
-                self._stop_payloads()
+                stop_payloads(list(local_executors(self._installation).values()), self._grace_s)
 
     def _await(self, supervisor: Supervisor, shown: Progress, stage: Stage) -> None:
         while True:
@@ -148,15 +148,6 @@ class Demo:
     def _tidy(self) -> bool:
         with self._installation.database.snapshot() as conn:
             return conn.execute(OPEN_WISHES).first() is None
-
-    def _stop_payloads(self) -> None:
-        grace = self._installation.settings.work.stop_grace_s
-        with self._installation.database.snapshot() as conn:
-            rows = endpoints.endpoints(conn)
-        settings = self._installation.settings
-        for row in rows:
-            spool = settings.dir / "spool" / row.name
-            LocalExecutor(spool, slots=row.slots, python=settings.work.python).stop(grace)
 
 
 def _delivered(view: dict[str, Any]) -> bool:

@@ -42,7 +42,8 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 @cache
 def _lock(table: Table) -> Select[Any]:
     ids: BindParameter[int] = bindparam("ids", expanding=True)
-    return select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()
+    # NO KEY: rows that refer to this one by foreign key may still be inserted by others.
+    return select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update(key_share=True)
 
 
 def lock_rows(conn: Connection, table: Table, ids: Iterable[int]) -> None:

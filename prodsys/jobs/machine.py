@@ -80,7 +80,7 @@ JOB = StateMachine(
         rule([S.RUNNING, S.STAGEOUT], E.FAILURE, [S.RETRY_WAIT, S.HELD, S.FAILED], "attempt"),
         rule(S.LOST, E.FAILURE, [S.RETRY_WAIT, S.FAILED], "lease"),
         rule([S.SUBMITTED, S.RUNNING], E.VANISHED, S.LOST, "lease"),
-        rule([S.LOST, S.RETRY_WAIT], E.LATE_REPORT, S.STAGEOUT, "attempt"),
+        rule([S.LOST, S.RETRY_WAIT, S.READY], E.LATE_REPORT, S.STAGEOUT, "attempt"),
         rule(S.RETRY_WAIT, E.DUE, S.READY, "lease"),
         rule([S.READY, S.RETRY_WAIT], E.HOLD, S.HELD, "operator"),
         rule(S.HELD, E.RELEASE, S.READY, "operator"),

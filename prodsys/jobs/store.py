@@ -137,7 +137,7 @@ def due(conn: Connection, now: datetime, limit: int) -> list[Move]:
 
 
 def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
-    """Queue new jobs, READY for their first attempt."""
+    """Queue new jobs, READY and without an attempt."""
     lock_rows(conn, queue, [QUEUE])
     rows = [
         {
@@ -147,7 +147,7 @@ def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
             "kind": one.kind,
             "class_id": one.class_id,
             "state": JobState.READY,
-            "attempt": 1,
+            "attempt": 0,
             "rank": one.rank,
             "units": one.units,
             "updated_at": now,
@@ -156,7 +156,7 @@ def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
     ]
     insert_rows(conn, job, rows)
     insert_rows(conn, job_spec, [{"job_id": one.id, "spec": dict(one.spec)} for one in jobs])
-    history = [_history(one.id, 1, None, JobState.READY, None, now) for one in jobs]
+    history = [_history(one.id, 0, None, JobState.READY, None, now) for one in jobs]
     insert_rows(conn, job_history, history)
     tally = _Tally()
     for one in jobs:
@@ -168,7 +168,8 @@ def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
 def apply(conn: Connection, moves: Sequence[Move], now: datetime) -> list[Move]:
     """Make the moves whose job is still in that attempt and knows the event; the moves made.
 
-    The others are stale: the job has moved on by another hand. DUE opens the next attempt.
+    The others are stale: the job has moved on by another hand. A claim opens the next attempt; until then
+    the job keeps the number of its last one, and news of that one still counts.
     """
     if any(move.to == JobState.READY for move in moves):
         lock_rows(conn, queue, [QUEUE])
@@ -191,7 +192,9 @@ def _fits(row: Any, move: Move) -> bool:
 
 def _write(conn: Connection, pairs: Sequence[tuple[Any, Move]], now: datetime) -> None:
     run_many(conn, MOVE, [_binds(row, move, now) for row, move in pairs])
-    history = [_history(row.id, row.attempt, row.state, move.to, move.code, now) for row, move in pairs]
+    history = [
+        _history(row.id, _number(row, move), row.state, move.to, move.code, now) for row, move in pairs
+    ]
     insert_rows(conn, job_history, history)
     classes = {row.id: row for row in select_in(conn, CLASSES, [row.class_id for row, _ in pairs])}
     tally = _Tally()
@@ -207,7 +210,7 @@ def _binds(row: Any, move: Move, now: datetime) -> dict[str, Any]:
         "frm": row.state,
         "dst": move.to,
         "seen": row.attempt,
-        "then": row.attempt + _opens_next(row, move),
+        "then": _number(row, move),
         "at_endpoint": (move.endpoint_id or row.endpoint_id) if keeps_endpoint else None,
         "due": move.due_at,
         "hold": move.hold_kind,
@@ -217,10 +220,9 @@ def _binds(row: Any, move: Move, now: datetime) -> dict[str, Any]:
     }
 
 
-def _opens_next(row: Any, move: Move) -> bool:
-    """Whether the move ends the attempt's number: the job is due again, or held after it was tried."""
-    held = move.to == JobState.HELD and row.state != JobState.READY
-    return held or move.event == JobEvent.DUE
+def _number(row: Any, move: Move) -> int:
+    """The job's attempt after the move: a claim opens the next one."""
+    return int(row.attempt) + (move.event == JobEvent.CLAIMED)
 
 
 def _history(

@@ -144,7 +144,7 @@ def test_held_and_killed_jobs_and_one_no_site_can_run(own_grid: Grid) -> None:
         ready = {row.idx: row for row in conn.execute(store.ROWS, {"ids": list(range(1, 20))})}
     hold = {"event": JobEvent.HOLD, "to": JobState.HELD, "hold_kind": "operator"}
     kill = {"event": JobEvent.KILL, "to": JobState.KILLED}
-    moves = [Move(job_id=ready[11].id, attempt=1, **hold), Move(job_id=ready[12].id, attempt=1, **kill)]
+    moves = [Move(job_id=ready[11].id, attempt=0, **hold), Move(job_id=ready[12].id, attempt=0, **kill)]
     refusals = {(ready[13].class_id, site): Verdict(False, "INPUT_NOWHERE") for site in range(1, 7)}
     database.transaction(lambda conn: store.apply(conn, moves, now))
     database.transaction(lambda conn: classes.store_verdicts(conn, refusals, now))

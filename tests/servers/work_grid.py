@@ -30,6 +30,7 @@ from gridcore.tables import instance
 from prodsys import endpoints, requests, shares, tasks, workflow
 from prodsys.executors.base import Executor
 from prodsys.executors.local import LocalExecutor
+from prodsys.jobs.machine import JobState
 from prodsys.sqlport import SqlQueuePort
 from prodsys.states import TaskState
 from prodsys.tables import job, queue
@@ -158,6 +159,14 @@ class Grid:
                 return
         jobs = self.rows(select(job.c.id, job.c.kind, job.c.state, job.c.code, job.c.params))
         pytest.fail(f"not in time; jobs: {jobs}")
+
+    def until_state(self, state: JobState, agents: Sequence[Agent]) -> None:
+        """Cycles of some agents until the only job is in a state."""
+        for _ in quiet(20):
+            self.cycle(agents)
+            if self.rows(select(job.c.state))[0].state == state:
+                return
+        pytest.fail(f"the job did not become {state}")
 
     def rows(self, statement: Select[Any]) -> list[Any]:
         """The rows of a query now."""

@@ -281,11 +281,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_endpoint_name")),
     )
     op.create_table(
-        "request_agent",
+        "request_site",
         sa.Column("request_id", KEY, autoincrement=False, nullable=False),
-        sa.Column("agent", sa.String(length=60), nullable=False),
-        sa.ForeignKeyConstraint(["request_id"], ["request.id"], name=op.f("fk_request_agent_request_id")),
-        sa.PrimaryKeyConstraint("request_id", "agent", name=op.f("pk_request_agent")),
+        sa.Column("site_id", KEY, autoincrement=False, nullable=False),
+        sa.ForeignKeyConstraint(["request_id"], ["request.id"], name=op.f("fk_request_site_request_id")),
+        sa.ForeignKeyConstraint(["site_id"], ["site.id"], name=op.f("fk_request_site_site_id")),
+        sa.PrimaryKeyConstraint("request_id", "site_id", name=op.f("pk_request_site")),
     )
     op.create_table(
         "se",
@@ -305,7 +306,7 @@ def upgrade() -> None:
         "task",
         sa.Column("id", KEY, autoincrement=False, nullable=False),
         sa.Column("request_id", KEY, autoincrement=False, nullable=True),
-        sa.Column("client_id", sa.String(length=80), nullable=False),
+        sa.Column("client_id", sa.String(length=180), nullable=False),
         sa.Column("name", sa.String(length=250), nullable=False),
         sa.Column("task_type", sa.String(length=30), nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
@@ -589,7 +590,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("class_id", KEY, autoincrement=False, nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
-        sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("rank", sa.BigInteger(), nullable=False),
         sa.Column("units", sa.BigInteger(), nullable=False),
         sa.Column("endpoint_id", KEY, autoincrement=False, nullable=True),
@@ -777,7 +778,7 @@ def downgrade() -> None:
     op.drop_table("block")
     op.drop_table("task")
     op.drop_table("se")
-    op.drop_table("request_agent")
+    op.drop_table("request_site")
     op.drop_table("endpoint")
     op.drop_table("task_history")
     op.drop_table("subscription_history")
