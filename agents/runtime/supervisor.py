@@ -19,6 +19,8 @@ from gridcore.errors import GridError, Unavailable, UsageError
 
 #: Seconds from `stop` until agents that still run are left behind; then for the helpers, each.
 AGENTS_STOP_S, HELPER_STOP_S = 4.0, 0.4
+#: Seconds a signal may wait for its handler.
+LOOK_UP_S = 0.25
 
 _LOG = log.get(__name__)
 
@@ -91,7 +93,11 @@ class Supervisor:
 
     def wait(self, timeout_s: float | None = None) -> str:
         """Wait until stopped; the reason, empty at the time-out. Raises GridError where it failed."""
-        if not self._ended.wait(timeout_s):
+        if timeout_s is None:
+            # A signal that comes just before an endless wait is handled only after it: so look up often.
+            while not self._ended.wait(LOOK_UP_S):
+                pass
+        elif not self._ended.wait(timeout_s):
             return ""
         if self._failure:
             raise self._failure
