@@ -69,7 +69,7 @@ def test_a_failing_payload_is_retried_and_fails_with_its_reason(database: Databa
 
 
 SLOW = STEP.replace(
-    '["python", "toy_generate.py"]', '["/bin/sh", "-c", "sleep 1; exec {python} toy_generate.py"]'
+    '["python", "toy_generate.py"]', '["/bin/sh", "-c", "sleep 1; exec '{python}' toy_generate.py"]'
 )
 
 
@@ -98,6 +98,7 @@ def finish(grid: Grid, name: str, events: int) -> None:
         assert discovery.dataset_show(conn, "/Toy/v1/GEN").dataset.events == events
 
 
+@pytest.mark.slow
 def test_a_vanished_worker_is_lost_and_its_job_tried_again(sqlite_db: Database, tmp_path: Path) -> None:
     grid = Grid(sqlite_db, tmp_path)
     name = grid.submit(slow_request(10))
@@ -115,6 +116,7 @@ def test_a_vanished_worker_is_lost_and_its_job_tried_again(sqlite_db: Database, 
     assert [row.job_id for row in discarded] == [lost[0].job_id]
 
 
+@pytest.mark.slow
 def test_an_agent_that_dies_leaves_its_payloads_to_the_next(sqlite_db: Database, tmp_path: Path) -> None:
     grid = Grid(sqlite_db, tmp_path)
     name = grid.submit(slow_request(10))
@@ -182,6 +184,7 @@ def test_death_around_submission_never_runs_a_job_twice(
     assert not grid.rows(select(attempt).where(attempt.c.penalty == 1))
 
 
+@pytest.mark.slow
 def test_a_late_report_of_a_lost_attempt_still_counts(sqlite_db: Database, tmp_path: Path) -> None:
     grid = Grid(sqlite_db, tmp_path)
     name = grid.submit(slow_request(5))
@@ -198,6 +201,7 @@ def test_a_late_report_of_a_lost_attempt_still_counts(sqlite_db: Database, tmp_p
     assert len(grid.rows(select(attempt).where(attempt.c.job_id == one.job_id))) == 1
 
 
+@pytest.mark.slow
 def test_output_of_a_superseded_attempt_is_wished_away(sqlite_db: Database, tmp_path: Path) -> None:
     grid = Grid(sqlite_db, tmp_path, slots=1)
     name = grid.submit(slow_request(5))

@@ -38,6 +38,8 @@ class Terminal(io.StringIO):
 def written(as_json: bool | None = None, stream: io.StringIO | None = None):
     target = io.StringIO() if stream is None else stream
     log.configure("info", as_json, target)
+    mine = threading.get_ident()  # threads that other tests left behind may log as well
+    logging.getLogger().handlers[0].addFilter(lambda record: record.thread == mine)
     return target
 
 
@@ -143,19 +145,27 @@ def test_what_is_no_secret_stays():
         assert log.scrub(text) == text
 
 
-hostile = st.text(st.characters(), max_size=40)
+# Lone surrogates are tried apart: a failure that quotes one cannot be sent between test processes.
+hostile = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @given(hostile, hostile)
 def test_no_text_makes_a_second_line_or_drives_the_terminal(event, value):
-    out = Terminal()
-    log.configure("info", None, out)
+    out = written(stream=Terminal())
     LOG.info(event, value=value, mapping={value: event})
     line = out.getvalue()
     assert line.endswith("\n")
     for char in line[:-1]:
         assert unicodedata.category(char) not in ("Cc", "Zl", "Zp", "Cs")
     assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_lone_surrogate_is_escaped(as_json: bool):
+    out = written(as_json, Terminal())
+    LOG.info("bad \ud800 text", value="\udfff")
+    assert "\\ud800" in out.getvalue()
+    assert out.getvalue().isascii()
 
 
 @given(hostile, hostile)

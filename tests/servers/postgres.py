@@ -45,16 +45,24 @@ class Postgres:
     """A server in a directory of its own, on a Unix socket and a free loopback port."""
 
     def __init__(self) -> None:
-        self.bin = programs()
         # Readable for the server's user, whatever TMPDIR the tests use, and short: socket paths end at 107.
         self.home = Path(tempfile.mkdtemp(prefix="tfpg", dir="/tmp"))
         self.user = _unprivileged()
         if self.user:
             os.chown(self.home, *self.user)
+        self.bin = self._reachable(programs())
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._databases = 0
+
+    def _reachable(self, folder: Path) -> Path:
+        """The programs where the server's user can run them: a checkout below /root is closed to others."""
+        closed = self.user and any(not place.stat().st_mode & 0o001 for place in folder.resolve().parents)
+        if not closed:
+            return folder
+        shutil.copytree(folder.parent, self.home / "programs", symlinks=True)
+        return self.home / "programs" / folder.name
 
     def start(self) -> Postgres:
         """Initialise and start; up when this returns."""
