@@ -69,7 +69,8 @@ def test_a_failing_payload_is_retried_and_fails_with_its_reason(database: Databa
 
 
 SLOW = STEP.replace(
-    '["python", "toy_generate.py"]', '["/bin/sh", "-c", "sleep 1; exec '{python}' toy_generate.py"]'
+    '["python", "toy_generate.py"]',
+    """["/bin/sh", "-c", "sleep 1; exec '{python}' toy_generate.py"]""",
 )
 
 

@@ -61,8 +61,11 @@ class Postgres:
         closed = self.user and any(not place.stat().st_mode & 0o001 for place in folder.resolve().parents)
         if not closed:
             return folder
-        shutil.copytree(folder.parent, self.home / "programs", symlinks=True)
-        return self.home / "programs" / folder.name
+        package = folder.parents[1]  # the programs find the wheel's libraries beside their package
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.exists():
+                shutil.copytree(part, self.home / "programs" / part.name, symlinks=True)
+        return self.home / "programs" / folder.relative_to(package.parent)
 
     def start(self) -> Postgres:
         """Initialise and start; up when this returns."""
