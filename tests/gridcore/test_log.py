@@ -38,8 +38,11 @@ class Terminal(io.StringIO):
 def written(as_json: bool | None = None, stream: io.StringIO | None = None):
     target = io.StringIO() if stream is None else stream
     log.configure("info", as_json, target)
-    mine = threading.get_ident()  # threads that other tests left behind may log as well
-    logging.getLogger().handlers[0].addFilter(lambda record: record.thread == mine)
+    handlers = logging.getLogger().handlers
+    # pytest keeps a copy of what is logged, which xdist cannot send where it holds a lone surrogate.
+    handlers[:] = [one for one in handlers if getattr(one, "stream", None) is target]
+    others = {one.ident for one in threading.enumerate()} - {threading.get_ident()}  # left by other tests
+    handlers[0].addFilter(lambda record: record.thread not in others)
     return target
 
 
