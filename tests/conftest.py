@@ -62,7 +62,7 @@ def postgres_db(postgres: Postgres) -> Iterator[Database]:
     yield from _checked(Database(postgres.create(_migrate)))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database(request: pytest.FixtureRequest) -> Database:
     """The same test on both databases."""
     fixture = "sqlite_db" if request.param == "sqlite" else "postgres_db"

@@ -60,12 +60,17 @@ class Panel:
         table = Table(title=f"tierflow demo, {time.monotonic() - self._started:.0f} s", expand=False)
         for name in ("task", "jobs", "done", "ETA"):
             table.add_column(name)
-        for task in overview["tasks"]:
+        for task in in_order(overview):
             table.add_row(short(task["name"]), counted(task["jobs"]), done(task), eta(task))
         table.add_section()
         for name, traffic in links(overview):
             table.add_row(name, traffic, "", "")
         self._live.update(table)
+
+
+def in_order(overview: Overview) -> list[Mapping[str, Any]]:
+    """Tasks as they were made."""
+    return sorted(overview["tasks"], key=lambda task: int(task["id"]))
 
 
 def short(task: str) -> str:
@@ -93,7 +98,7 @@ def line(overview: Overview, elapsed: float) -> str:
     """One plain line: time, each task, transfers by link."""
     tasks = "; ".join(
         " ".join(filter(None, [short(task["name"]), done(task), f"[{counted(task['jobs'])}]", _eta(task)]))
-        for task in reversed(overview["tasks"])
+        for task in in_order(overview)
     )
     traffic = ", ".join(f"{name} {files}" for name, files in links(overview))
     return f"{elapsed:6.1f} s  {tasks or 'no task yet'}" + (f" | {traffic}" if traffic else "")

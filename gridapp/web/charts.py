@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from gridapp.insights.values import some
+
 #: Job states in the order a bar shows them: what is finished first, trouble last.
 JOB_STATES = (
     *("DONE", "STAGEOUT", "RUNNING", "SUBMITTED", "LEASED", "READY"),
@@ -109,7 +111,7 @@ def _places(tiers: Mapping[int, Sequence[Mapping[str, Any]]], width: int) -> dic
 def _node(site: Mapping[str, Any], x: float, y: float) -> str:
     slots = sum(one["slots"] for one in site["endpoints"])
     taken = sum(one["open"] for one in site["endpoints"])
-    below = f"{taken} jobs, {slots} slots" if slots else "storage only"
+    below = f"{some(taken, 'job')}, {some(slots, 'slot')}" if slots else "storage only"
     kind = "node" if site["state"] == "ENABLED" else "node off"
     left, top = x - NODE_W / 2, y - NODE_H / 2
     return (
