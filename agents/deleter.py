@@ -10,11 +10,13 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
+from agents.runtime.schedule import Duty
 from catalogs import bookkeeping, replicas, sites, wishes
 from catalogs.sites import Link, StorageElement
 from catalogs.states import WishKind
 from catalogs.wishes import Wish
 from datamgmt import deletion
+from datamgmt.allocation import ReplicaKey
 from datamgmt.deletion import Doomed, Refusal
 from datamgmt.tools.base import TransferTool
 from gridcore import log, metrics
@@ -26,6 +28,7 @@ from gridcore.errors import GridError, Unavailable
 
 #: Wishes and replicas of one cycle, and files between two looks at the lease.
 SLICE = 100
+SWEEP_S = 3600.0
 _LOG = log.get(__name__)
 
 
@@ -40,6 +43,7 @@ class Deleter(Agent):
         super().__init__(context)
         self._tools = tools
         self._retry = timedelta(seconds=context.settings.retry.base_s)
+        self._after: ReplicaKey = (0, 0)
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
         """One pass: wishes whose time has come, then replicas."""
@@ -48,11 +52,30 @@ class Deleter(Agent):
         storage = self._storage()
         self._serve(lease, storage, counts)
         with self.context.database.snapshot() as conn:
-            doomed = deletion.doomed(conn, SLICE)
+            doomed = deletion.doomed(conn, SLICE, self._after)
         for one in doomed:
             self._remove(lease, one, storage, counts)
+        # The next slice goes on behind a full one: storage that does not obey keeps no other from its turn.
+        self._after = (doomed[-1].block_id, doomed[-1].se_id) if len(doomed) == SLICE else (0, 0)
         if counts["replicas"]:
             self.context.bus.publish(Event("replica.removed", self.name))
+        return counts
+
+    def duties(self) -> Sequence[Duty]:
+        """Every hour, look for what copies that died left behind."""
+        return [Duty(name="sweep_parts", act=self.sweep_parts, every_s=SWEEP_S)]
+
+    def sweep_parts(self, lease: Lease) -> Counts:
+        """Delete parts of copies nobody has written to for longer than a copy may take."""
+        self.context.database.transaction(lambda conn: leases.hold(conn, lease))
+        counts: Counter[str] = Counter()
+        age_s = max(2 * self.context.settings.transfer.deadline_s, SWEEP_S)
+        for one in self._storage().values():
+            try:
+                counts["parts"] += one.sweep(age_s)
+            except GridError as error:
+                _LOG.warning("parts not swept", error=error.message)
+                counts["errors"] += 1
         return counts
 
     def _storage(self) -> dict[int, _Storage]:
@@ -147,6 +170,12 @@ class _Storage:
         gone = self._tool.delete(sites.pfn_of(self._element, lfn, custodial=custodial)[0])
         metrics.count("files_deleted", int(gone), se=name)
         return gone
+
+    def sweep(self, older_than_s: float) -> int:
+        """Delete parts of dead copies; how many. Raises ToolError."""
+        if self._tool is None or self._element.root is None:
+            return 0
+        return sum(map(self._tool.delete, list(self._tool.abandoned(self._element.root, older_than_s))))
 
 
 def _tool(

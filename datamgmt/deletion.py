@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, exists, select
+from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, exists, or_, select
 
 from catalogs import replicas
 from catalogs.replicas import Kept
@@ -83,6 +83,15 @@ def _being_written() -> ColumnElement[bool]:
 DOOMED = (
     select(block_replica.c.block_id, block_replica.c.se_id, block_replica.c.custodial)
     .where(block_replica.c.state == ReplicaState.DELETING, ~_being_written())
+    .where(
+        or_(
+            block_replica.c.block_id > bindparam("after_block"),
+            and_(
+                block_replica.c.block_id == bindparam("after_block"),
+                block_replica.c.se_id > bindparam("after_se"),
+            ),
+        )
+    )
     .order_by(block_replica.c.block_id, block_replica.c.se_id)
     .limit(bindparam("n", type_=Integer))
 )
@@ -135,9 +144,10 @@ def _release(
     return None
 
 
-def doomed(conn: Connection, limit: int) -> list[Doomed]:
-    """Up to `limit` replicas to remove; those a copy is still being written to wait for its end."""
-    rows = conn.execute(DOOMED, {"n": limit})
+def doomed(conn: Connection, limit: int, after: ReplicaKey = (0, 0)) -> list[Doomed]:
+    """Up to `limit` replicas to remove, in the order of their keys, of those above `after`; those a copy is
+    still being written to wait for its end."""
+    rows = conn.execute(DOOMED, {"n": limit, "after_block": after[0], "after_se": after[1]})
     return [Doomed(row.block_id, row.se_id, bool(row.custodial)) for row in rows]
 
 

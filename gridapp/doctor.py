@@ -38,7 +38,7 @@ def examine(database: Database, settings: Settings) -> list[Finding]:
     found = [
         *_told("packages", "our packages are ours", packages),
         *_told("permissions", "nobody else can read or write here", lambda: permissions(settings)),
-        *_told("schema", f"revision {schema.head()}", lambda: tables(database)),
+        *_told("schema", f"revision {schema.HEAD}", lambda: tables(database)),
     ]
     if not any(one.check == "schema" and not one.ok for one in found):
         found += _told("storage", "every storage element can be written", lambda: storage(database))
@@ -76,8 +76,8 @@ def tables(database: Database) -> Iterator[Trouble]:
     """How the database's schema differs from this code's."""
     with database.snapshot() as conn:
         found = schema.current(conn)
-        if found != schema.head():
-            yield f"revision {found or 'missing'} instead of {schema.head()}", "tierflow db upgrade"
+        if found != schema.HEAD:
+            yield f"revision {found or 'missing'} instead of {schema.HEAD}", "tierflow db upgrade"
             return
         for one in schema.differences(conn):
             yield f"differs from the code: {one}", "restore it from a backup, or report this"

@@ -59,7 +59,7 @@ LAYERS: Mapping[str, tuple[Any, Sequence[Invariant]]] = {
 }
 #: {table: (what it is for, who fills it)}; a table without an entry fails the tests.
 TABLES: Mapping[str, tuple[str, str]] = {
-    "instance": ("Names this installation; part of every batch key.", "`wiring.create`"),
+    "instance": ("Names this installation; part of every batch key.", "`installation.create`"),
     "id_range": ("The next free key per table; keys are reserved in ranges.", "`gridcore.db.keys`"),
     "lease": (
         "One owner's right to a named piece of work until a time.",
@@ -97,7 +97,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
         "What one half asks of the other, with the answer.",
         "prodsys; answered by block_manager, deleter",
     ),
-    "queue": ("One row: whoever locks it may claim or make jobs READY.", "`wiring.create`"),
+    "queue": ("One row: whoever locks it may claim or make jobs READY.", "`installation.create`"),
     "share_node": (
         "The tree of shares: targets, use, cores running.",
         "`apply`, approval; counted by job moves",

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catalogs import sites
-from gridapp import apply, topology, wiring
-from gridapp.wiring import Installation
+from gridapp import installation as installations
+from gridapp.installation import SETTINGS_FILE, Installation
 from gridcore import accounts, identity
 from gridcore import settings as configuration
 from gridcore.clock import SystemClock
@@ -20,7 +21,9 @@ from gridcore.errors import UsageError
 from gridcore.identity import Action, Principal, Role, Subject
 from gridcore.settings import Settings
 
-SETTINGS_FILE = topology.SETTINGS_FILE
+if TYPE_CHECKING:
+    from gridapp import apply, topology
+
 EMBEDDED = Path(__file__).resolve().parent.parent / "etc" / "embedded"
 
 
@@ -34,7 +37,7 @@ def settings(directory: Path | None, config: Path | None) -> Settings:
 
 def connect(directory: Path | None, config: Path | None) -> Installation:
     """The installation there. Raises UsageError where there is none or its schema is another."""
-    return wiring.connect(settings(directory, config))
+    return installations.connect(settings(directory, config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def start(directory: Path | None, config: Path | None) -> Started:
         _copy_settings(directory or Path())
     chosen = settings(directory, config)
     server = not chosen.database.url.startswith("sqlite")
-    installation = wiring.connect(chosen) if server else wiring.create(chosen)
+    installation = installations.connect(chosen) if server else installations.create(chosen)
     try:
         with installation.database.snapshot() as conn:
             empty = not sites.sites(conn)
@@ -92,6 +95,8 @@ def _copy_settings(directory: Path) -> None:
 
 def read_topology(installation: Installation, directory: Path) -> topology.Topology:
     """The topology in a directory, its variables filled in for this installation. Raises UsageError."""
+    from gridapp import topology
+
     return topology.read_topology(directory, {"TIERFLOW_DIR": str(installation.settings.dir)})
 
 
@@ -103,6 +108,8 @@ def apply_topology(installation: Installation, directory: Path, *, prune: bool) 
     who = configurer(installation)
     wanted = read_topology(installation, directory)
     keys = Keys(installation.database)
+    from gridapp import apply
+
     return apply.apply(installation.database, keys, wanted, who.name, prune, SystemClock().now())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from catalogs.bookkeeping import BlockPolicy
-from gridapp.wiring import Installation
+from gridapp.installation import Installation
 from gridcore import identity
 from gridcore.errors import Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
@@ -34,13 +35,14 @@ def submit_request(
     It is approved at once where the actor may approve it, else it waits as SUBMITTED. The same client id and
     document once more change nothing. Raises UsageError, Denied, Conflict; then nothing was made.
     """
+    _check_client(client_id)
     document, boxes = workflow.read(path)
     subject = Subject(owner=actor.name, group=document.group)
     identity.require(actor, Action.REQUEST_SUBMIT, subject)
     approving = identity.may(actor, Action.REQUEST_DECIDE, subject)
-    return _hand_in(
-        installation, context, document, boxes, actor, client_id, task_type=PRODUCTION if approving else None
-    )
+    task_type = PRODUCTION if approving else None
+    with _named(path):
+        return _hand_in(installation, context, document, boxes, actor, client_id, task_type=task_type)
 
 
 def submit_task(
@@ -50,6 +52,7 @@ def submit_task(
 
     It needs no approval and writes only where its owner may. Raises UsageError, Denied, Conflict.
     """
+    _check_client(client_id)
     document, boxes = workflow.read(path)
     if len(document.step) != 1:
         raise UsageError(
@@ -57,7 +60,17 @@ def submit_task(
             hint="hand it in with: tierflow request submit",
         )
     identity.require(actor, Action.TASK_SUBMIT, Subject(owner=actor.name, group=document.group))
-    return _hand_in(installation, context, document, boxes, actor, client_id, task_type=ANALYSIS)
+    with _named(path):
+        return _hand_in(installation, context, document, boxes, actor, client_id, task_type=ANALYSIS)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the document names wrongly is told with its file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _hand_in(
@@ -77,7 +90,7 @@ def _hand_in(
     keys = requests.reserve(context.keys, document)
     now = context.clock.now()
     policy = _policy(installation.settings)
-    client = uuid4().hex if client_id is None else _checked_client(client_id)
+    client = uuid4().hex if client_id is None else client_id
 
     def unit(conn: Connection) -> dict[str, Any]:
         made = requests.submit(conn, keys, document, boxes, client_id=client, requester=actor.name, now=now)
@@ -88,13 +101,12 @@ def _hand_in(
     return installation.database.transaction(unit)
 
 
-def _checked_client(client_id: str) -> str:
-    if not re.fullmatch(r"[!-~]{1,64}", client_id):
+def _check_client(client_id: str | None) -> None:
+    if client_id is not None and not re.fullmatch(r"[!-~]{1,64}", client_id):
         raise UsageError(
             f"{client_id!r} is no client id",
             hint="1 to 64 printable characters without blanks, such as a UUID",
         )
-    return client_id
 
 
 def approve(

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,15 +21,15 @@ from catalogs.sites import tfc_text
 from catalogs.states import Switch
 from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_xml import TEXT_MAX, parse_storage_xml
+from gridapp.installation import SETTINGS_FILE
 from gridapp.topology_documents import GridDocument, RetryDocument
 from gridcore.documents import checked, read_toml
-from gridcore.errors import UsageError
+from gridcore.errors import NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Account, Principal, Role
 from prodsys.fairshare import ShareNode, check_tree
 from prodsys.retries import DEFAULT_RULES, RetryRule
 
 #: The settings of an installation may lie beside its topology and are none of it.
-SETTINGS_FILE = "tierflow.toml"
 GRID_FILE = "grid.toml"
 ROOT_MAX = 500
 
@@ -159,6 +160,9 @@ class Topology:
         return sha256(json.dumps(plain, sort_keys=True, default=sorted).encode()).hexdigest()
 
 
+#: Different files that rules must keep apart.
+_PROBES = ("/store/mc/a/1.root", "/store/mc/b/1.root", "/store/data/a/1.root", "/store/mc/a/2.root")
+
 # --- reading -----------------------------------------------------------------------------------------
 
 T = TypeVar("T", bound=Item)
@@ -193,7 +197,9 @@ def read_topology(directory: Path, variables: Mapping[str, str]) -> Topology:
         raise UsageError(f"{directory} holds no topology", hint=f"write a {GRID_FILE} as in etc/embedded")
     files = [(path, checked(GridDocument, read_toml(path), str(path))) for path in paths]
     sites = _unique((where, SiteItem(**one.model_dump())) for where, one in _each(files, "site"))
-    ses = _unique(_storage(directory, variables, files, sites))
+    stores = list(_storage(directory, variables, files, sites))
+    ses = _unique(stores)
+    _check_apart(stores)
     shares = _unique(
         (where, ShareItem(name=one.group, target=one.target)) for where, one in _each(files, "share")
     )
@@ -250,6 +256,23 @@ def _storage(
         values = one.model_dump(exclude={"storage", "root"})
         root = None if one.root is None else _root(one.root, variables, f"{where}.root")
         yield where, StorageItem(**values, root=root, tfc=tfc_text(catalog.to_dict()))
+
+
+def _check_apart(placed: Iterable[Placed[StorageItem]]) -> None:
+    """Raises UsageError where two files, at one storage element or at two, have one PFN: deleting the one
+    would delete the other."""
+    taken: dict[str, str] = {}
+    for where, one in placed:
+        catalog = TrivialCatalog.from_dict(json.loads(one.tfc), source=one.name)
+        for lfn in _PROBES:
+            with suppress(NotFound):
+                pfn = catalog.pfn(lfn, one.protocol).pfn
+                if pfn in taken:
+                    raise UsageError(
+                        f"{where}.storage: {lfn} becomes {pfn}, as does {taken[pfn]}",
+                        hint="give each storage element its own directory, and keep what tells LFNs apart",
+                    )
+                taken[pfn] = f"{lfn} at {one.name}"
 
 
 def _inside(directory: Path, name: str, where: str) -> Path:

@@ -13,7 +13,7 @@ import click
 from agents.runtime.signals import stop_on_signals
 from agents.runtime.supervisor import Supervisor
 from gridapp import session, wiring
-from gridapp.wiring import Installation
+from gridapp.installation import Installation
 from gridcore import identity, log, topnames
 from gridcore.identity import Action
 from gridcore.settings import Settings

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
-
-from sqlalchemy import Connection, select
 
 from agents.accountant import Accountant
 from agents.block_manager import BlockManager
@@ -23,73 +19,21 @@ from catalogs import sites
 from datamgmt.tools.base import TransferTool
 from datamgmt.tools.fake import FaultyTool
 from datamgmt.tools.local import LocalTool
-from gridapp import schema
+from gridapp.installation import INSTANCE, Installation
 from gridcore.bus import Bus, MemoryBus
 from gridcore.clock import SystemClock
-from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys
 from gridcore.errors import UsageError
 from gridcore.faults import FaultPlan
 from gridcore.settings import Settings
-from gridcore.tables import instance
 from prodsys import endpoints
 from prodsys.executors.base import Executor
 from prodsys.executors.fake import FaultyExecutor
 from prodsys.executors.local import LocalExecutor
-from prodsys.jobs.store import QUEUE
 from prodsys.sqlport import SqlQueuePort
-from prodsys.tables import queue
 
 #: The wait before a first retry that the retry table is written for.
 RETRY_BASE_S = 60.0
-
-INSTANCE = select(instance.c.uuid)
-QUEUES = select(queue.c.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """One Tierflow: its settings and its database."""
-
-    settings: Settings
-    database: Database
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.database.close()
-
-
-def connect(settings: Settings) -> Installation:
-    """An existing installation. Raises UsageError where there is none or its schema is another."""
-    database = _database(settings)
-    if database.dialect == "sqlite" and not Path(database.url.database or "").exists():
-        raise UsageError(
-            f"there is no Tierflow in {settings.dir}",
-            hint="name its directory with --dir, or make one: tierflow up --dir DIR",
-        )
-    schema.require_current(database)
-    return Installation(settings, database)
-
-
-def create(settings: Settings) -> Installation:
-    """The installation of these settings, made or upgraded as needed."""
-    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = _database(settings)
-    schema.upgrade(database)
-    database.transaction(_first_rows)
-    return Installation(settings, database)
-
-
-def _database(settings: Settings) -> Database:
-    return Database(settings.database_url(), statement_timeout_s=settings.database.statement_timeout_s)
-
-
-def _first_rows(conn: Connection) -> None:
-    if conn.execute(INSTANCE).first() is None:
-        now = SystemClock().now()
-        insert_rows(conn, instance, [{"id": 1, "uuid": uuid4().hex, "created_at": now}])
-    if conn.execute(QUEUES).first() is None:
-        insert_rows(conn, queue, [{"id": QUEUE, "name": "central"}])
 
 
 def context(installation: Installation, bus: Bus | None = None) -> Context:
@@ -127,8 +71,11 @@ def executors(installation: Installation, faults: FaultPlan | None = None) -> di
 
 def tools(installation: Installation, faults: FaultPlan | None = None) -> dict[str, TransferTool]:
     """The transfer tools by the name links use."""
-    with installation.database.snapshot() as conn:
-        roots = [Path(se.root) for se in sites.storage_elements(conn) if se.root]
+
+    def roots() -> list[Path]:
+        with installation.database.snapshot() as conn:
+            return [Path(se.root) for se in sites.storage_elements(conn) if se.root]
+
     local = LocalTool(roots)
     return {"local": FaultyTool(local, faults) if faults else local}
 

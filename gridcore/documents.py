@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,10 @@ M = TypeVar("M", bound=BaseModel)
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UsageError."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or device would be read for ever
+            raise UsageError(f"{path} is no regular file", hint="name a TOML file")
+        if found.st_size > MAX_BYTES:
             raise UsageError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB", hint="split it")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

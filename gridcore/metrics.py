@@ -45,20 +45,16 @@ METRICS = (
     Metric("transaction_seconds", Kind.HISTOGRAM, "Length of one database transaction"),
     Metric("transaction_repeats", Kind.COUNTER, "Transactions repeated after a conflict"),
     Metric("lease_takeovers", Kind.COUNTER, "Leases taken over from another owner"),
-    Metric("stale_reports", Kind.COUNTER, "Reports and decisions that came too late to count", ("event",)),
-    Metric("unknown_batch_states", Kind.COUNTER, "States of a batch system nobody knew", ("executor",)),
+    Metric("stale_reports", Kind.COUNTER, "Reports that came too late to count", ("agent",)),
     Metric("jobs", Kind.GAUGE, "Jobs by state", ("state",)),
-    Metric("jobs_claimed", Kind.COUNTER, "Jobs leased from the queue", ("site",)),
-    Metric("attempts_ended", Kind.COUNTER, "Attempts by result: ok or the class of the error", ("result",)),
-    Metric("events_registered", Kind.COUNTER, "Events of registered outputs"),
-    Metric("files_registered", Kind.COUNTER, "Files put into the catalogue"),
+    Metric("events_registered", Kind.GAUGE, "Events in the catalogue, where they are known"),
+    Metric("files_registered", Kind.GAUGE, "Files in the catalogue"),
     Metric("blocks_closed", Kind.COUNTER, "Blocks closed"),
     Metric("transfers", Kind.COUNTER, "Copies by link and result", ("source", "destination", "result")),
     Metric("transfer_bytes", Kind.COUNTER, "Bytes copied and verified", ("source", "destination")),
     Metric("transfer_seconds", Kind.HISTOGRAM, "Length of one copy", ("source", "destination")),
     Metric("link_queue", Kind.GAUGE, "Copies queued or running on a link", ("source", "destination")),
     Metric("files_deleted", Kind.COUNTER, "Files removed from storage", ("se",)),
-    Metric("invariant_violations", Kind.GAUGE, "Rows that break an invariant", ("invariant",)),
 )
 
 

@@ -79,6 +79,7 @@ def commit(
         if complaint is None:
             good.append(row)
         else:
+            attempts.reopen(conn, found[row.batch_key])  # it ended well, so it was said: now it has failed
             bad += settler.fail(found[row.batch_key], None, ErrorClass.BAD_REPORT, complaint)
     _finish(conn, settler, good, found, staged, inputs)
     final = [row for row in good if staged[row.id].kind == OutputKind.FINAL]

@@ -114,7 +114,7 @@ def _facts(row: Any, ses: frozenset[str], other: SiteFacts | None) -> SiteFacts:
     """A site's facts from its row with one endpoint; of several endpoints the widest offer counts."""
     if other is not None and other.enabled:
         return other
-    disabled = _why_disabled(row)
+    disabled = _why_disabled(row) or (None if ses else "it has no enabled storage element to write to")
     offer = row.offer or {}
     platforms = offer.get("platforms")
     return SiteFacts(

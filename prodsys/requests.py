@@ -17,8 +17,10 @@ from catalogs.states import WishKind
 from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_new, insert_rows, lock_rows
 from gridcore.errors import Conflict, NotFound, UsageError
+from gridcore.ids import output_lfn, task_name
 from prodsys import sandbox as sandboxes
 from prodsys import shares, tasks
+from prodsys.jobdocument import UNMERGED
 from prodsys.states import REQUEST, RequestEvent, RequestState
 from prodsys.tables import request, request_history, request_site, sandbox
 from prodsys.tasks import NewTask
@@ -92,6 +94,21 @@ def check(conn: Connection, document: Request) -> None:
             raise UsageError(f"{where}: there is no dataset {source}", hint="see: tierflow dataset list")
 
 
+def _check_names(document: Request, requester: str, now: datetime) -> None:
+    """Whether every LFN its jobs will ever write is short enough: found later, it would stop the queue."""
+    area = UNMERGED + document.lfn_area.removeprefix("/store")
+    for step in document.step:
+        task = task_name(now, requester, f"{document.name}-{step.name}", repeat=999)
+        stem, _, extension = step.output.name.rpartition(".")
+        try:
+            output_lfn(area + step.output.dataset, task, 10**9, 999, stem, extension)
+        except UsageError as error:
+            raise UsageError(
+                f"step {step.name!r}: its output would get an {error.message}",
+                hint=f"{error.hint}: shorten lfn_area or the name of the request, step, dataset or output",
+            ) from None
+
+
 def _known(where: str, what: str, names: Iterable[str], known: set[str]) -> None:
     for name in names:
         if name not in known:
@@ -122,6 +139,7 @@ def submit(
             raise Conflict(f"the request id {client_id} was used for another request", hint="take a new id")
         return int(known.id)
     check(conn, document)
+    _check_names(document, requester, now)
     stored = {name: _store(conn, box, now) for name, box in sorted(boxes.items())}
     row = {
         "id": keys.request,

@@ -154,7 +154,8 @@ class Settler:
         made = bool(store.apply(self.conn, [move], self.now))
         ending = _ending(report, kind, error, rule.penalty)
         attempts.close(self.conn, one, ending, self.now)
-        if kind != ErrorClass.LOST:  # a lost one may still be heard of, until the next attempt is leased
+        # A lost one may still be heard of, until the next attempt is leased: if there will be one.
+        if kind != ErrorClass.LOST or decision.state != "RETRY_WAIT":
             self.discard(self.outputs_of(one))
         return made
 

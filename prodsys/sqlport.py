@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, select
 
 from catalogs import sites
 from catalogs.sites import StorageElement
+from catalogs.states import Switch
 from gridcore.db import Database, leases
 from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_rows, select_in
@@ -71,7 +72,7 @@ class SqlQueuePort:
 
     def lease(self, call: Call, n: int) -> list[WorkItem]:
         """Claim, open attempts and plan their outputs in one transaction; then read the documents."""
-        output_ids = iter(self._keys.take("output", n))
+        output_ids = self._keys.take("output", n)
         wish_ids = self._keys.take("wish", n * WISHES_PER_ATTEMPT)
 
         def unit(conn: Connection) -> list[int]:
@@ -80,9 +81,12 @@ class SqlQueuePort:
             if answer is not None:
                 return list(answer)
             site_id = conn.execute(ENDPOINT, {"endpoint_id": call.endpoint_id}).scalar_one()
+            se_id = _output_se(conn, site_id)
+            if se_id is None:
+                return []
             claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now)
             ids = [one.job_id for one in claimed]
-            self._open_attempts(conn, call, ids, site_id, output_ids, now)
+            self._open_attempts(conn, call, ids, se_id, output_ids, now)
             self._settler(conn, now, wish_ids).discard(
                 _superseded(conn, {c.job_id: c.attempt for c in claimed})
             )
@@ -98,8 +102,8 @@ class SqlQueuePort:
         conn: Connection,
         call: Call,
         job_ids: Sequence[int],
-        site_id: int,
-        output_ids: Iterable[int],
+        se_id: int,
+        output_ids: Sequence[int],
         now: datetime,
     ) -> None:
         work = _work(conn, job_ids)
@@ -115,8 +119,7 @@ class SqlQueuePort:
             for one in work
         ]
         attempts.open_all(conn, rows)
-        se = next(se for se in sites.storage_elements(conn) if se.site_id == site_id)
-        planned = [_planned(one, output_id, se.id) for one, output_id in zip(work, output_ids, strict=False)]
+        planned = [_planned(one, output_id, se_id) for one, output_id in zip(work, output_ids, strict=False)]
         outputs.plan(conn, planned, now)
 
     def _key(self, row: Any) -> str:
@@ -244,6 +247,12 @@ class SqlQueuePort:
 
     def _settler(self, conn: Connection, now: datetime, wish_ids: Iterable[int]) -> Settler:
         return Settler(conn, now, retry_rules.rules(conn), self._scale, wish_ids)
+
+
+def _output_se(conn: Connection, site_id: int) -> int | None:
+    """Where jobs of the site write: its first enabled storage element; None where it has none."""
+    enabled = (se for se in sites.storage_elements(conn) if se.state == Switch.ENABLED)
+    return next((se.id for se in enabled if se.site_id == site_id), None)
 
 
 def _work(conn: Connection, job_ids: Sequence[int]) -> list[_Work]:

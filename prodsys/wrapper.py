@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # typing itself costs start-up time
 REFUSED = 75  # this process's exit code when the gate is closed
 CHUNK = 1 << 20
 REPORT_MAX = 1 << 20
+EVENTS_MAX = 10**12  # of one file; counters of many files are 64 bits wide
 SANDBOX_MAX = 256 << 20
 SANDBOX_ENTRIES = 10_000
 EXIT_CODES = {
@@ -506,6 +507,11 @@ def natural(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a number of events, or none."""
+    return value is None or (natural(value) and value <= EVENTS_MAX)
+
+
 def is_runs(runs: Any) -> bool:
     """Whether it is {"1": [[first lumi, last lumi], ...], ...}."""
     return isinstance(runs, dict) and all(
@@ -547,7 +553,7 @@ def check_entry(entry: Any, names: set[str]) -> None:
         raise Failure(
             "bad_report", f"the report's output {entry['name']!r} is unknown, repeated or has unknown keys"
         )
-    if not (entry.get("events") is None or natural(entry["events"])) or not is_runs(entry.get("runs", {})):
+    if not is_count(entry.get("events")) or not is_runs(entry.get("runs", {})):
         raise Failure(
             "bad_report", f"events or runs of {entry['name']!r} in the payload's report are malformed"
         )
@@ -558,7 +564,7 @@ def check_report(job: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
     """{output name: its entry} of a payload's report. Raises Failure where it does not fit the job."""
     entries, read = document.get("outputs", []), document.get("events_read")
     names = {output["name"] for output in job["outputs"]}
-    if not isinstance(entries, list) or not (read is None or natural(read)):
+    if not isinstance(entries, list) or not is_count(read):
         raise Failure("bad_report", "outputs or events_read in the payload's report are malformed")
     for entry in entries:
         check_entry(entry, names)

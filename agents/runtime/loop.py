@@ -136,6 +136,8 @@ class AgentLoop:
     def _did(self, what: str, counts: Counts) -> None:
         """Remember what was done; nothing done, nothing logged."""
         done = {name: n for name, n in counts.items() if n}
+        if stale := done.get("stale"):
+            metrics.count("stale_reports", stale, agent=self.agent.name)
         if done:
             self._say(progress=self._clock.monotonic())
             self._add(done)

@@ -148,3 +148,8 @@ class TransferTool(Protocol):
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """(PFN, size) of all files below a directory, in a fixed order. Raises ToolError."""
         ...
+
+    def abandoned(self, prefix: str, older_than_s: float) -> Iterator[str]:
+        """The PFNs of parts nobody has written to for that long: what dead copies left behind. Raises
+        ToolError."""
+        ...

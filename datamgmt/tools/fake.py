@@ -79,6 +79,9 @@ class FakeTool:
             if pfn.startswith(below):
                 yield pfn, size
 
+    def abandoned(self, prefix: str, older_than_s: float) -> Iterator[str]:
+        return iter(())  # a copy is whole or not at all
+
     def _copy(self, source: str, dest: str, expected: tuple[int, int], *, in_time: bool) -> None:
         self._tries[source, dest] += 1
         self._answers(source, ErrorClass.SOURCE_UNREADABLE)
@@ -141,6 +144,9 @@ class FaultyTool:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         return self._inner.list(prefix)
+
+    def abandoned(self, prefix: str, older_than_s: float) -> Iterator[str]:
+        return self._inner.abandoned(prefix, older_than_s)
 
     def _strike(self, dest: str, size: int) -> None:
         # A file is hit once at most, or none of its tries would ever pass.

@@ -17,7 +17,8 @@ from typing import BinaryIO
 from datamgmt.tools.base import CopyResult, ErrorClass, Stat, ToolError
 
 CHUNK = 1 << 20
-_PART = re.compile(r"\.part-[0-9a-f]{16}$")
+# Ours, and those of the wrapper, which names attempt and nonce.
+_PART = re.compile(r"\.part-([0-9a-f]{16}|\d+-[0-9a-f]{8})$")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -26,8 +27,12 @@ class LocalTool:
 
     name = "local"
 
-    def __init__(self, roots: Iterable[Path], *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._roots = tuple(Path(root).resolve() for root in roots)
+    def __init__(
+        self, roots: Callable[[], Iterable[Path]], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`roots` is asked again where a PFN lies below none: storage may be added at any time."""
+        self._ask = roots
+        self._roots: tuple[Path, ...] = ()
         self._monotonic = monotonic
 
     def copy(self, source: str, dest: str, *, size: int, adler32: int, deadline_s: float) -> CopyResult:
@@ -85,7 +90,6 @@ class LocalTool:
                 yield name, found.st_size
 
     def abandoned(self, prefix: str, older_than_s: float) -> Iterator[str]:
-        """The PFNs of parts nobody has written to for that long: what dead copies left behind."""
         limit = time.time() - older_than_s
         for name, found in self._walk(prefix):
             if _PART.search(name) and found.st_mtime < limit:
@@ -100,7 +104,7 @@ class LocalTool:
             # The name itself is not resolved: a link is then refused by stat and open, and delete
             # takes the link and not what it points to.
             real = Path(os.path.realpath(path.parent), path.name)
-        if not any(root in real.parents for root in self._roots):
+        if not self._allowed(lambda root: root in real.parents):
             raise ToolError(ErrorClass.BAD_PFN, f"{pfn} is outside the directories this tool may touch")
         return real
 
@@ -169,7 +173,12 @@ class LocalTool:
     def _directory(self, prefix: str) -> Path:
         """The directory of a prefix; a root itself may be listed."""
         path = Path(os.path.realpath(prefix.removeprefix("file://")))
-        return path if path in self._roots else self.path(prefix)
+        return path if self._allowed(lambda root: root == path) else self.path(prefix)
+
+    def _allowed(self, covers: Callable[[Path], bool]) -> bool:
+        if not any(map(covers, self._roots)):
+            self._roots = tuple(Path(root).resolve() for root in self._ask())
+        return any(map(covers, self._roots))
 
 
 @contextmanager

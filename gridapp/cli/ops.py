@@ -132,10 +132,9 @@ def db() -> None:
 @click.pass_obj
 def db_upgrade(place: Place) -> Record:
     """Make the database or bring it to this release's schema; the data stays."""
-    from gridapp import session, wiring
+    from gridapp import installation, session
 
-    installation = wiring.create(session.settings(place.dir, place.config))
-    installation.close()
+    installation.create(session.settings(place.dir, place.config)).close()
     return _revisions(place)
 
 
@@ -151,7 +150,7 @@ def _revisions(place: Place) -> Record:
     from gridapp import schema, session
 
     with session.database(session.settings(place.dir, place.config)) as database, database.snapshot() as conn:
-        return {"current": schema.current(conn), "needed": schema.head()}
+        return {"current": schema.current(conn), "needed": schema.HEAD}
 
 
 @db.command("check")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from agents.runtime.agent import Context
-    from gridapp.wiring import Installation
+    from gridapp.installation import Installation
     from gridcore.identity import Principal
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from gridapp.demo.progress import Progress, progress
 from gridapp.demo.summary import summarise
 from gridapp.insights.overview import overview
 from gridapp.insights.why import why
+from gridapp.installation import Installation
 from gridapp.up import local_executors, stop_payloads
-from gridapp.wiring import Installation
 from gridcore.clock import SystemClock
 from gridcore.errors import GridError
 from gridcore.faults import FaultKind, FaultPlan

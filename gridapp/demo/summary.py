@@ -14,8 +14,8 @@ from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, dataset, se
 from gridapp.demo.plan import Plan
 from gridapp.insights import data
+from gridapp.installation import Installation
 from gridapp.invariants import INVARIANTS
-from gridapp.wiring import Installation
 from gridcore.db.invariants import violations
 from gridcore.errors import GridError
 from gridcore.faults import FaultKind

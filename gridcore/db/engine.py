@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event, func, m
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from gridcore import metrics
 from gridcore.clock import Clock, SystemClock
 from gridcore.db.flock import file_lock, refuse_network_disk
 from gridcore.errors import Unavailable, UsageError
@@ -74,6 +75,7 @@ class Database:
                 except DBAPIError as error:
                     if not _retryable(error):
                         raise self._translated(error) from error
+                metrics.count("transaction_repeats")
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
             return self._once(unit)
         finally:
@@ -111,8 +113,12 @@ class Database:
         guard = nullcontext()
         if self.dialect == "sqlite":
             guard = file_lock(f"{self.url.database}.lock", self.lock_wait_s)  # type: ignore[assignment]
-        with guard, self._writer.begin() as conn:
-            return unit(conn)
+        with guard:
+            began = time.monotonic()
+            with self._writer.begin() as conn:
+                result = unit(conn)
+            metrics.observe("transaction_seconds", time.monotonic() - began)
+        return result
 
     def _translated(self, error: DBAPIError) -> Exception:
         reason = str(error.orig).strip().split("\n")[0]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from prodsys import wrapper
+
 Document = dict[str, Any]
 Key = str
 """A batch key, `str(gridcore.ids.BatchKey)`."""
@@ -21,6 +23,8 @@ _OUTPUT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "events": (int, type(None)),
     "runs": dict,
 }
+_USAGE_MAX, _SIZE_MAX = 10**12, 1 << 50
+_INT4_MAX = 2**31
 
 
 class BatchState(StrEnum):
@@ -125,20 +129,35 @@ def report_fault(report: Document, key: Key, nonce: str) -> str | None:
     """What is wrong with a wrapper's report on the attempt admitted with `nonce`; None when it is sound."""
     if (report.get("version"), report.get("key"), report.get("nonce")) != (1, key, nonce):
         return "the report is of another attempt"
-    if report.get("outcome") not in ("done", "failed") or type(report.get("exit_code")) is not int:
+    code = report.get("exit_code")
+    if report.get("outcome") not in ("done", "failed") or type(code) is not int or abs(code) >= _INT4_MAX:
         return "the report has no outcome"
+    if not all(isinstance(report.get(name), str | None) for name in ("host", "error")):
+        return "the report's host or error is no text"
     if report["outcome"] == "failed" and not isinstance(report.get("error_class"), str):
         return "the report of a failure has no error class"
     outputs, usage = report.get("outputs"), report.get("usage")
     if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
         return "the report's outputs are malformed"
-    if not isinstance(usage, dict) or not all(isinstance(value, int | float) for value in usage.values()):
+    if not isinstance(usage, dict) or not all(map(_is_usage, usage.values())):
         return "the report's usage is malformed"
     return None
 
 
+def _is_usage(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= _USAGE_MAX  # which NaN is not
+
+
 def _is_output(entry: object) -> bool:
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(name), kind) and not isinstance(entry.get(name), bool)
-        for name, kind in _OUTPUT_FIELDS.items()
+    """Whether counters and columns can take it: a payload could have written the report itself."""
+    return (
+        isinstance(entry, dict)
+        and all(
+            isinstance(entry.get(name), kind) and not isinstance(entry.get(name), bool)
+            for name, kind in _OUTPUT_FIELDS.items()
+        )
+        and 0 <= entry["size"] <= _SIZE_MAX
+        and 0 <= entry["adler32"] < 1 << 32
+        and wrapper.is_count(entry["events"])
+        and wrapper.is_runs(entry["runs"])
     )

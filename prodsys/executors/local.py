@@ -191,11 +191,12 @@ class JobDir:
     def remove_parts(self) -> None:
         """Remove half-written copies that a killed wrapper left at local SEs."""
         job = self.read("job.json") or {}
-        for output in job.get("outputs", []):
-            for destination in output["destinations"]:
-                pattern = f"{glob.escape(destination['pfn'])}.part-{job['attempt']}-*"
-                for part in glob.glob(pattern) if destination["method"] == "local" else ():
-                    Path(part).unlink(missing_ok=True)
+        with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # the payload may have spoilt it
+            for output in job["outputs"]:
+                for destination in output["destinations"]:
+                    pattern = f"{glob.escape(destination['pfn'])}.part-{job['attempt']}-*"
+                    for part in glob.glob(pattern) if destination["method"] == "local" else ():
+                        Path(part).unlink(missing_ok=True)
 
 
 class LocalExecutor:

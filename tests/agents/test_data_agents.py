@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,9 +12,10 @@ import pytest
 from grids.data_grid import DataGrid, Worker, content
 from sqlalchemy import select, update
 
+from agents import deleter
 from catalogs import bookkeeping, sites
 from catalogs.states import ReplicaState, Switch, WishState
-from catalogs.tables import block, block_replica
+from catalogs.tables import block, block_replica, se
 from datamgmt import linkstates, subscriptions
 from datamgmt.deletion import Refusal
 from datamgmt.reasons import Reason
@@ -81,7 +83,7 @@ def test_a_corrupted_copy_is_caught_and_repeated(
 ) -> None:
     grid = DataGrid(database, root=tmp_path / "grid")
     plan = FaultPlan(7, FaultJournal(tmp_path / "faults.jsonl"))
-    grid.tool = FaultyTool(LocalTool([tmp_path / "grid"]), plan, share=0.5)
+    grid.tool = FaultyTool(LocalTool(lambda: [tmp_path / "grid"]), plan, share=0.5)
     grid.tools = {"fake": grid.tool}
     grid.link("AB", "BC")
     grid.produce(6)
@@ -296,3 +298,47 @@ def test_a_delete_wish_removes_leftovers_but_nothing_registered(
     grid.tool.silent.clear()
     worker.run()
     assert grid.wish(silent)[0] is WishState.SERVED
+
+
+def test_a_storage_that_does_not_obey_keeps_no_other_from_its_deletions(
+    database: Database, start: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deleter, "SLICE", 2)
+    grid = DataGrid(database, "ABC")
+    grid.link("AB", "AC")
+    grid.produce(1)
+    for first in (1, 2, 3):
+        grid.produce(1, first=first)
+    deleting = {"state": ReplicaState.DELETING, "created_at": grid.clock.now()}
+    stuck = [{"block_id": n, "se_id": grid.ids["B"], **deleting} for n in (1, 2, 3)]
+    free = {"block_id": 4, "se_id": grid.ids["C"], **deleting}
+    grid.do(lambda conn, _: insert_rows(conn, block_replica, [*stuck, free]))
+    grid.tool.silent.add(f"{grid.root}/B")
+    worker = start(grid, kinds=["deleter"])
+    worker.take()
+    for _ in range(2):
+        worker.cycle("deleter")
+    assert (4, "C") not in grid.replicas()
+    grid.tool.silent.clear()
+    for _ in range(3):
+        worker.cycle("deleter")
+    assert {name for _, name in grid.replicas()} == {"A"}
+
+
+def test_parts_of_dead_copies_are_swept(database: Database, start: MakeWorker, tmp_path: Path) -> None:
+    grid = DataGrid(database, root=tmp_path)
+    grid.tools = {"fake": LocalTool(lambda: [tmp_path])}
+    grid.link("AB")
+    old, fresh = (tmp_path / "A" / f"{name}.part-0123456789abcdef" for name in ("old", "fresh"))
+    old.parent.mkdir()
+    for part in (old, fresh):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    root = update(se).where(se.c.id == grid.ids["A"]).values(root=str(old.parent))
+    grid.do(lambda conn, _: conn.execute(root))
+    worker = start(grid, kinds=["deleter"])
+    worker.take()
+    (duty,) = worker.agents["deleter"].duties()
+    assert duty.act(worker.held["agent/deleter"]) == {"parts": 1}
+    assert not old.exists()
+    assert fresh.exists()

@@ -6,24 +6,29 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.work_grid import STEP, Grid
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
 
 from agents.runtime.leasing import LeaseKeeper
-from catalogs import bookkeeping, discovery
+from catalogs import bookkeeping, discovery, sites
 from catalogs.tables import wish
 from gridcore.db import Database, leases
 from gridcore.db.leases import Owner
-from prodsys import attempts, tasks
+from prodsys import attempts, endpoints, retry_rules, tasks
 from prodsys.executors.local import LocalExecutor
 from prodsys.jobs.machine import JobState
 from prodsys.outputs import OutputState
-from prodsys.queueport import Call, News
+from prodsys.queueport import Admission, Call, News, QueuePort, WorkItem
+from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.sqlport import SqlQueuePort
 from prodsys.states import TaskState
-from prodsys.tables import attempt, job, job_history, output
+from prodsys.tables import attempt, class_site, job, job_history, output
 
 
 def test_a_request_becomes_merged_registered_files(database: Database, tmp_path: Path) -> None:
@@ -227,3 +232,87 @@ def test_only_the_holder_of_an_endpoint_serves_it(sqlite_db: Database, tmp_path:
     rival = LeaseKeeper(sqlite_db, Owner("rival@x", "x", "b", 1, 1), 60)
     rival.take(["endpoint/T2_FI_Birch"])
     assert rival.held(["endpoint/T2_FI_Birch"]) == {}
+
+
+def leased(grid: Grid, n: int) -> tuple[QueuePort, Call, list[WorkItem]]:
+    """Jobs of a request of one step, leased by hand and about to be submitted."""
+    for _ in range(2):
+        grid.cycle([grid.agents[0]])
+    grid.keeper.take(["endpoint/T2_FI_Birch"])
+    (lease,) = grid.keeper.held(["endpoint/T2_FI_Birch"]).values()
+    port: QueuePort = grid.agents[1]._port  # type: ignore[attr-defined]
+    items = port.lease(Call("lease", "me", 1, lease), n)
+    call = Call("x", "me", 1, lease)
+    port.intend(call, [item.key for item in items])
+    return port, call, items
+
+
+def rule(grid: Grid, kind: ErrorClass, **values: Any) -> None:
+    grid.database.transaction(
+        lambda conn: retry_rules.put(conn, replace(DEFAULT_RULES[kind], delay_s=0, **values))
+    )
+
+
+def test_outputs_of_an_attempt_lost_for_good_are_wished_away(database: Database, tmp_path: Path) -> None:
+    grid = Grid(database, tmp_path)
+    rule(grid, ErrorClass.LOST, max_retries=0)
+    grid.submit(STEP.format(events=5))
+    port, call, (item,) = leased(grid, 1)
+    port.reported(call, News(admitted=[Admission(item.key, "n")]))
+    port.reported(call, News(lost=[(item.key, "gone")]))
+    assert grid.rows(select(job.c.state))[0].state == JobState.FAILED
+    (left,) = grid.rows(select(output))
+    assert left.state == OutputState.DISCARDED
+    assert [row.subject for row in grid.rows(select(wish.c.subject))] == [left.lfn]
+
+
+def test_a_claim_that_is_repeated_plans_every_output(
+    sqlite_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Grid(sqlite_db, tmp_path)
+    grid.submit(STEP.format(events=10))
+    once, seen = SqlQueuePort._open_attempts, []
+
+    def twice(*arguments: Any) -> None:
+        once(*arguments)
+        seen.append(arguments)
+        if len(seen) == 1:  # as PostgreSQL's deadlocks do it: the unit is run again
+            raise DEADLOCK
+
+    monkeypatch.setattr(SqlQueuePort, "_open_attempts", twice)
+    monkeypatch.setattr("gridcore.db.engine._retryable", lambda error: error is DEADLOCK)
+    assert len(leased(grid, 2)[2]) == 2
+    assert len(seen) == 2
+
+
+DEADLOCK = DBAPIError("deadlock detected", None, Exception("deadlock detected"))
+
+
+def test_what_the_accountant_refuses_is_counted_and_ends(
+    sqlite_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Grid(sqlite_db, tmp_path)
+    rule(grid, ErrorClass.BAD_REPORT, max_retries=2)
+    monkeypatch.setattr("prodsys.accounting._complaint", lambda *_: "the sum is wrong")
+    name = grid.submit(STEP.format(events=5))
+    grid.until(lambda: grid.task(name).state == TaskState.CLOSING)
+    assert grid.rows(select(job.c.state))[0].state == JobState.FAILED
+    tries = grid.rows(select(attempt.c.error_class, attempt.c.error))
+    assert [tuple(row) for row in tries] == 3 * [(ErrorClass.BAD_REPORT, "the sum is wrong")]
+
+
+def test_a_site_without_storage_gets_no_work_and_stops_nobody(sqlite_db: Database, tmp_path: Path) -> None:
+    grid = Grid(sqlite_db, tmp_path)
+
+    def moss(conn: Connection) -> None:
+        sites.put_site(conn, sites.Site(id=2, name="T3_FI_Moss", tier=3))
+        place = endpoints.Endpoint(id=2, name="Moss", site_id=2, lease_id=902, kind="local", slots=2)
+        endpoints.put(conn, place)
+
+    sqlite_db.transaction(moss)
+    spare = LocalExecutor(tmp_path / "moss", slots=2, python=sys.executable)
+    grid.agents[1]._executors = {"Moss": spare, "T2_FI_Birch": grid.executor}  # type: ignore[attr-defined]
+    finish(grid, grid.submit(STEP.format(events=5)), 5)
+    assert spare.known() == []
+    (told,) = grid.rows(select(class_site.c.params).where(class_site.c.site_id == 2).limit(1))
+    assert "storage" in told.params["reason"]

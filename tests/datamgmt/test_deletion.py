@@ -46,6 +46,8 @@ def test_all_but_the_last_replica_may_go(grid: DataGrid) -> None:
     assert delete(grid, "C") is Refusal.LAST_REPLICA
     assert delete(grid, "D") is Refusal.ABSENT
     assert [one.se_id for one in grid.do(lambda conn, _: deletion.doomed(conn, 10))] == [1, 2]
+    assert [one.se_id for one in grid.do(lambda conn, _: deletion.doomed(conn, 10, (1, 1)))] == [2]
+    assert grid.do(lambda conn, _: deletion.doomed(conn, 10, (1, 2))) == []
     grid.check()
 
 

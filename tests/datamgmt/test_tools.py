@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local(root: Path) -> LocalTool:
-    return LocalTool([root])
+    return LocalTool(lambda: [root])
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def files(root: Path) -> list[str]:
 @pytest.fixture(params=["local", "fake"])
 def any_tool(request, root: Path, source: str) -> TransferTool:
     if request.param == "local":
-        return LocalTool([root])
+        return LocalTool(lambda: [root])
     fake = FakeTool()
     fake.put(source, SIZE, ADLER)
     return fake
@@ -118,7 +118,7 @@ def test_racing_copies_leave_one_whole_file(local, root, source):
 
 def test_the_deadline_is_looked_at_while_copying(root, source):
     ticks = iter(range(100))
-    tool = LocalTool([root], monotonic=lambda: float(next(ticks)))
+    tool = LocalTool(lambda: [root], monotonic=lambda: float(next(ticks)))
     result = copy(tool, source, f"{root}/out", deadline_s=1.5)
     assert result.error_class is ErrorClass.TIMEOUT
     assert files(root) == ["in.root"]
@@ -195,10 +195,13 @@ def test_parts_of_dead_copies_are_found_but_not_listed(local, root, source):
     part = root / "a" / "out.part-0123456789abcdef"
     part.parent.mkdir()
     part.write_bytes(b"half")
-    os.utime(part, (0, 0))
+    workers = part.with_name("out.part-12-01234567")
+    workers.write_bytes(b"half")
+    for one in (part, workers):
+        os.utime(one, (0, 0))
     (root / "a" / "fresh.part-0123456789abcdef").write_bytes(b"half")
     assert list(local.list(str(root))) == [(source, SIZE)]
-    assert list(local.abandoned(str(root), older_than_s=3600)) == [str(part)]
+    assert list(local.abandoned(str(root), older_than_s=3600)) == [str(part), str(workers)]
     assert local.delete(str(part))
 
 
@@ -266,3 +269,12 @@ def test_every_error_class_has_an_owner_and_a_hint():
     assert ErrorClass.SOURCE_MISSING.permanent
     assert not ErrorClass.SOURCE_MISSING.blames_link
     assert ErrorClass.CHECKSUM_MISMATCH.blames_link
+
+
+def test_storage_added_later_is_reached(tmp_path):
+    roots = [tmp_path / "a"]
+    tool = LocalTool(lambda: roots)
+    with pytest.raises(ToolError, match="outside"):
+        tool.stat(f"{tmp_path}/b/file")
+    roots.append(tmp_path / "b")
+    assert tool.stat(f"{tmp_path}/b/file") is None

@@ -56,7 +56,7 @@ def test_a_corrupting_copy_that_reports_success_is_caught():
 
 
 def test_a_file_that_vanishes_before_its_checksum_has_not_arrived(tmp_path, monkeypatch):
-    tool = LocalTool([tmp_path])
+    tool = LocalTool(lambda: [tmp_path])
     (tmp_path / "file").write_bytes(b"data")
     stat = tool.stat
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,7 @@ def test_metrics_show_the_database_and_are_for_this_host(
 ) -> None:
     text = client.get("/metrics").text
     assert 'tierflow_jobs{state="READY"} 6.0' in text
+    assert re.search(r"^tierflow_files_registered [1-9]", text, re.MULTILINE)
     elsewhere = TestClient(made[0], base_url=URL, client=("192.0.2.7", 1))
     assert elsewhere.get("/metrics").status_code == 403
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,7 @@ transit_bytes = 1000
 [[se]]
 name = "Birch"
 site = "T2_FR_Birch"
-storage = "tfc/plain.xml"
+storage = "tfc/birch.xml"
 
 [[link]]
 a = "Alder"
@@ -80,6 +81,7 @@ PLAIN = """<storage-mapping>
 def grid(tmp_path: Path) -> Path:
     (tmp_path / "tfc").mkdir()
     (tmp_path / "tfc/plain.xml").write_text(PLAIN)
+    (tmp_path / "tfc/birch.xml").write_text(PLAIN.replace("/data/", "/birch/"))
     (tmp_path / GRID_FILE).write_text(GRID)
     return tmp_path
 
@@ -313,6 +315,22 @@ def test_a_hostile_storage_xml_is_one_line(grid: Path, text: str, told: str) -> 
     line = refused(grid)
     assert told in line
     assert "plain.xml" in line
+
+
+def test_two_files_never_share_a_pfn(grid: Path) -> None:
+    (grid / "tfc/plain.xml").write_text(PLAIN.replace("/store/(.*)$", "/store/.*/([^/]+)$"))
+    line = refused(grid)
+    assert re.search(r"se\.1\.storage: \S+/b/1\.root becomes .* as does \S+/a/1\.root at Alder", line), line
+
+
+def test_two_storage_elements_never_share_a_directory(grid: Path) -> None:
+    (grid / GRID_FILE).write_text(GRID.replace("birch.xml", "plain.xml"))
+    assert re.search(r"se\.2\.storage: .* at Alder", refused(grid))
+
+
+def test_a_pipe_is_not_waited_for(grid: Path) -> None:
+    os.mkfifo(grid / "more.toml")
+    assert "more.toml is no regular file" in refused(grid)
 
 
 def test_a_login_has_one_account(grid: Path) -> None:

@@ -25,6 +25,7 @@ from agents.runtime.signals import KILLED
 from catalogs import sites
 from gridapp import apply, session, topology, up
 from gridapp.cli.main import main
+from gridapp.installation import SETTINGS_FILE
 from gridcore.errors import UsageError
 from gridcore.tables import account, account_role
 from prodsys.executors.local import LocalExecutor
@@ -226,9 +227,9 @@ def test_one_agent_alone(grid: Grid) -> None:
 
 def test_a_start_that_was_killed_before_the_grid_was_applied_is_repeated(tmp_path: Path) -> None:
     home = tmp_path / "grid"
-    shipped = session.EMBEDDED / session.SETTINGS_FILE
+    shipped = session.EMBEDDED / SETTINGS_FILE
     home.mkdir()
-    (home / session.SETTINGS_FILE).write_bytes(shipped.read_bytes())
+    (home / SETTINGS_FILE).write_bytes(shipped.read_bytes())
     assert CliRunner().invoke(main, ["--dir", str(home), "db", "upgrade"]).exit_code == 0
     with ExitStack() as stack:
         started = session.start(home, None)
@@ -245,7 +246,7 @@ def test_a_start_that_was_killed_before_the_grid_was_applied_is_repeated(tmp_pat
 
 def test_own_settings_and_an_own_grid_are_kept(tmp_path: Path) -> None:
     home = embedded_grid.make(tmp_path / "grid")
-    (home / session.SETTINGS_FILE).write_text("[api]\nport = 4711\n")
+    (home / SETTINGS_FILE).write_text("[api]\nport = 4711\n")
     started = session.start(home, None)
     assert started.applied == 0
     assert started.installation.settings.api.port == 4711

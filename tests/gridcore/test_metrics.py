@@ -32,13 +32,13 @@ def sample(name: str, **labels: str) -> float | None:
 def test_counters_add_gauges_set_histograms_sum():
     metrics.count("cycles", agent="merger")
     metrics.count("cycles", 2, agent="merger")
-    metrics.count("files_registered", 5)
+    metrics.count("blocks_closed", 5)
     metrics.gauge("jobs", 7, state="READY")
     metrics.gauge("jobs", 3, state="READY")
     metrics.observe("cycle_seconds", 0.25, agent="merger")
     metrics.observe("cycle_seconds", 0.5, agent="merger")
     assert sample("tierflow_cycles_total", agent="merger") == 3
-    assert sample("tierflow_files_registered_total") == 5
+    assert sample("tierflow_blocks_closed_total") == 5
     assert sample("tierflow_jobs", state="READY") == 3
     assert sample("tierflow_cycle_seconds_sum", agent="merger") == 0.75
 
@@ -62,7 +62,7 @@ def test_another_kind_or_other_labels_raise():
     with pytest.raises(ValueError):
         metrics.count("cycles")
     with pytest.raises(ValueError):
-        metrics.count("files_registered", -1)
+        metrics.count("blocks_closed", -1)
 
 
 def test_threads_lose_no_count():
@@ -102,3 +102,11 @@ def test_every_metric_is_scraped_and_documented():
 def test_importing_it_imports_no_prometheus_client():
     code = "import sys, gridcore.metrics; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_metric_of_the_table_is_filled():
+    packages = ("gridcore", "catalogs", "datamgmt", "prodsys", "agents", "gridapp")
+    sources = [path for name in packages for path in (ROOT / name).rglob("*.py") if path.name != "metrics.py"]
+    text = "\n".join(path.read_text() for path in sources)
+    missing = [one.name for one in METRICS if not re.search(rf'\(\s*"{one.name}",?', text)]
+    assert missing == []

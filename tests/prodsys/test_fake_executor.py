@@ -69,6 +69,37 @@ def test_a_fake_attempt_waits_runs_and_reports() -> None:
     assert executor.admissions == [first]
 
 
+SPOILT: list[dict[str, Any]] = [
+    {"exit_code": 2**31},
+    {"host": {}},
+    {"error": 1},
+    {"usage": {"wall_s": float("nan")}},
+    {"usage": {"wall_s": -1.0}},
+    {"size": 2**63},
+    {"size": -1},
+    {"adler32": 2**32},
+    {"events": 2**63 - 1},
+    {"runs": {"x": 5}},
+]
+
+
+@pytest.mark.parametrize("spoilt", SPOILT, ids=str)
+def test_a_report_no_column_could_hold_is_faulty(spoilt: dict[str, Any]) -> None:
+    clock = FakeClock()
+    executor = FakeExecutor(clock)
+    key = keys(1)[0]
+    executor.submit([submission(key)])
+    executor.poll([key])
+    clock.advance(60)
+    (status,) = executor.poll([key])
+    assert status.report is not None
+    assert status.nonce is not None
+    assert report_fault(status.report, key, status.nonce) is None
+    if spoilt.keys() <= set(status.report["outputs"][0]):
+        spoilt = {"outputs": [{**status.report["outputs"][0], **spoilt}]}
+    assert report_fault({**status.report, **spoilt}, key, status.nonce) is not None
+
+
 def test_each_fate_can_be_told() -> None:
     clock = FakeClock()
     key = keys(1)[0]

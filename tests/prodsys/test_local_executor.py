@@ -358,6 +358,15 @@ def test_live_attempts_are_not_forgotten_and_dead_ones_leave_no_parts(
     assert [path.name for path in pfn.parent.iterdir()] == ["out.dat.part-2-abcdef01"]
 
 
+@pytest.mark.parametrize("spoilt", ['{"outputs": [1]}', '{"outputs": [{"destinations": [{}]}]}', "[]", "{"])
+def test_a_job_document_the_payload_spoilt_stops_nobody(executor: LocalExecutor, spoilt: str) -> None:
+    job = executor.spool / KEY
+    job.mkdir()
+    (job / "job.json").write_text(spoilt)
+    executor.forget([KEY])
+    assert executor.known() == []
+
+
 def test_a_spool_that_went_away_says_nothing(executor: LocalExecutor) -> None:
     executor.spool.rename(executor.spool.with_name("elsewhere"))
     assert status(executor).state is BatchState.UNKNOWN

@@ -379,11 +379,21 @@ BAD: list[Any] = [
     {"version": 1, "outputs": [{"name": "a", "events": 10, "runs": {"x": []}}]},
     {"version": 1, "outputs": [{"name": "a", "events": 10, "runs": {"1": [[1]]}}]},
     {"version": 1, "outputs": [{"name": "a", "events": 2**63}]},
+    {"version": 1, "outputs": [{"name": "a", "events": 10}], "events_read": 2**63 - 1},
 ]
 
 
 def judge(path: Path) -> dict[str, Any]:
     return wrapper.check_report(JOB, wrapper.read_payload_report(str(path)))
+
+
+def test_a_number_of_events_that_would_burst_counters_is_refused() -> None:
+    job = {**JOB, "events": None}
+    entries = [{"name": "a", "events": wrapper.EVENTS_MAX}]
+    assert wrapper.check_report(job, {"outputs": entries})["a"]["events"] == wrapper.EVENTS_MAX
+    entries[0]["events"] = wrapper.EVENTS_MAX + 1
+    with pytest.raises(wrapper.Failure, match="malformed"):
+        wrapper.check_report(job, {"outputs": entries})
 
 
 @pytest.mark.parametrize("document", BAD, ids=str)
