@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from agents.runtime.agent import Agent, Context, Counts, own_lease
+from agents.runtime.agent import Agent, Context, Counts, each, own_lease
 from catalogs import registration
 from gridcore.bus import Event
 from gridcore.db import leases
 from gridcore.db.leases import Lease
 from prodsys import accounting, retry_rules
 from prodsys.settlement import Settler
+
+#: Batches settled in one cycle; the runtime wants to beat in between.
+BATCHES = 20
 
 
 class Accountant(Agent):
@@ -30,13 +34,14 @@ class Accountant(Agent):
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
         """Commit what waits, a batch per task and transaction."""
         lease = held[own_lease(self.name)]
-        with self.context.database.snapshot() as conn:
-            due = accounting.due(conn)
-        totals = {"done": 0, "failed": 0}
-        for task_id, job_ids in due.items():
-            for what, n in self._commit(lease, task_id, job_ids).items():
-                totals[what] += n
-        if totals["done"]:
+        totals: Counter[str] = Counter()
+        for _ in range(BATCHES):
+            with self.context.database.snapshot() as conn:
+                due = accounting.due(conn)
+            totals.update(each(due.items(), lambda item: self._commit(lease, *item)))
+            if sum(map(len, due.values())) < accounting.BATCH:
+                break
+        if totals.get("done"):
             self.context.bus.publish(Event("job.done", self.name))
         return totals
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from agents.runtime.agent import Agent, Counts, own_lease
+from agents.runtime.agent import Agent, Counts, each, own_lease
 from catalogs import bookkeeping
 from gridcore.bus import Event
 from gridcore.db import leases
@@ -38,14 +38,14 @@ class JobMaker(Agent):
         lease = held[own_lease(self.name)]
         with self.context.database.snapshot() as conn:
             active = tasks.in_state(conn, TaskState.ACTIVE)
-        made = sum(self._make(lease, task) for task in active)
-        counts = {
-            "jobs_made": made,
-            "retried": self._return_due(lease),
-            "verdicts": self._judge(lease),
-            "ended": self._end(lease),
-        }
-        if made or counts["retried"]:
+        duties: list[Callable[[], Counts]] = [
+            lambda: each(active, lambda task: {"jobs_made": self._make(lease, task)}),
+            lambda: {"verdicts": self._judge(lease)},
+            lambda: {"retried": self._return_due(lease)},
+            lambda: self._end(lease),
+        ]
+        counts = each(duties, lambda duty: duty())
+        if counts.get("jobs_made") or counts.get("retried"):
             self.context.bus.publish(Event("queue.ready", self.name))
         return counts
 
@@ -104,7 +104,7 @@ class JobMaker(Agent):
 
         return self.context.database.transaction(unit)
 
-    def _end(self, lease: Lease) -> int:
+    def _end(self, lease: Lease) -> Counts:
         with self.context.database.snapshot() as conn:
             open_tasks = [
                 task
@@ -112,8 +112,9 @@ class JobMaker(Agent):
                 for task in tasks.in_state(conn, state)
             ]
             running = requests.running(conn)
-        ended = sum(self._end_task(lease, task) for task in open_tasks)
-        return ended + sum(self._end_request(lease, request_id) for request_id in running)
+        tasks_ended = each(open_tasks, lambda task: {"tasks_ended": self._end_task(lease, task)})
+        ended = each(running, lambda one: {"requests_ended": self._end_request(lease, one)})
+        return {**tasks_ended, **ended}
 
     def _end_task(self, lease: Lease, seen: Task) -> int:
         with self.context.database.snapshot() as conn:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from agents.runtime.agent import Agent, Counts, own_lease
+from agents.runtime.agent import Agent, Counts, each, own_lease
 from gridcore.bus import Event
 from gridcore.db import leases
 from gridcore.db.leases import Lease
@@ -27,10 +27,10 @@ class Merger(Agent):
         lease = held[own_lease(self.name)]
         with self.context.database.snapshot() as conn:
             due = [task.id for task in tasks.in_state(conn, TaskState.ACTIVE) if task.step.merge is not None]
-        made = sum(self._merge(lease, task_id) for task_id in due)
-        if made:
+        counts = each(due, lambda task_id: {"merges_made": self._merge(lease, task_id)})
+        if counts.get("merges_made"):
             self.context.bus.publish(Event("queue.ready", self.name))
-        return {"merges_made": made}
+        return counts
 
     def _merge(self, lease: Lease, task_id: int) -> int:
         with self.context.database.snapshot() as conn:

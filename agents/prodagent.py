@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection
 
-from agents.runtime.agent import Agent, Context, Counts
+from agents.runtime.agent import Agent, Context, Counts, each
 from catalogs.states import Switch
 from gridcore.bus import Event
 from gridcore.db.leases import Lease
@@ -51,7 +51,6 @@ class ProdAgent(Agent):
         self._port = port
         self._executors = executors
         self._host = host
-        self._submitted_here: set[str] = set()
 
     def shards(self, conn: Connection) -> Sequence[str]:
         """One lease per endpoint this process reaches."""
@@ -61,11 +60,8 @@ class ProdAgent(Agent):
         """One pass over each endpoint."""
         with self.context.database.snapshot() as conn:
             known = {row.lease_name: row for row in endpoints.endpoints(conn)}
-        totals: dict[str, int] = {}
-        for name, lease in held.items():
-            if name in known:
-                for what, n in self._serve(known[name], lease).items():
-                    totals[what] = totals.get(what, 0) + n
+        served = [(known[name], lease) for name, lease in held.items() if name in known]
+        totals = each(served, lambda pair: self._serve(*pair))
         if totals.get("finished"):
             self.context.bus.publish(Event("job.reported", self.name))
         return totals

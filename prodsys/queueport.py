@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Protocol
 
 from gridcore.db.leases import Lease
@@ -96,8 +95,3 @@ class QueuePort(Protocol):
 
     def commands(self, call: Call, known: Sequence[str]) -> Commands:
         """What to do with the keys that are not live any more."""
-
-
-def clamp(told: datetime | None, earliest: datetime, now: datetime) -> datetime:
-    """A worker's time, kept within what is possible: never compared with a lease."""
-    return now if told is None else min(max(told, earliest), now)

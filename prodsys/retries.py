@@ -161,10 +161,11 @@ def classify(
     exit_code: int | None = None, signal: int | None = None, reported_class: str | None = None
 ) -> ErrorClass:
     """The class of a failure. What the wrapper reported counts first, then the signal, then the exit code."""
-    if reported_class is not None and reported_class in tuple(ErrorClass):
-        return ErrorClass(reported_class)
-    if signal:
+    known = reported_class in tuple(ErrorClass)
+    if signal and (not known or reported_class == ErrorClass.KILLED):  # the wrapper knows of no faults
         return _class_of_signal(signal)
+    if reported_class is not None and known:
+        return ErrorClass(reported_class)
     if exit_code is None:
         return ErrorClass.LOST
     if exit_code in EXIT_CODES:
@@ -225,9 +226,8 @@ def reason(code: str, params: Mapping[str, Any]) -> str:
     failure = f"{params['class']} failure {params['failures']} ({params['blame']})"
     match code:
         case Reason.RETRY_LATER:
-            where = " at another site" if params["elsewhere"] else ""
             retry = f"retry {params['failures']} of {params['max']}"
-            return f"{failure}: {retry}{where} after {params['delay_s']:g} s"
+            return f"{failure}: {retry} after {params['delay_s']:g} s"
         case Reason.RETRIES_SPENT:
             return f"{failure}: no retry left of {params['max']}"
         case Reason.WAITS_FOR_OPERATOR:

@@ -215,7 +215,7 @@ class SqlQueuePort:
         self._db.transaction(unit)
 
     def finished(self, call: Call, reports: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Settle reports. They are guarded by the attempt, not by the lease: a worker's word counts."""
+        """Settle reports, each guarded by its attempt; only the endpoint's owner may bring them."""
         if not reports:
             return
         wish_ids = self._keys.take("wish", len(reports) * WISHES_PER_ATTEMPT)

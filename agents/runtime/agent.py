@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -19,6 +20,7 @@ from gridcore.settings import Settings
 
 #: What a cycle did: {"claimed": 12, "refused": 0}. All zero means that there was nothing to do.
 Counts: TypeAlias = Mapping[str, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,20 @@ class Agent(ABC):
     def close(self) -> None:
         """Clean up at stop, within seconds; no cycle follows."""
         return
+
+
+def each(items: Iterable[T], act: Callable[[T], Counts]) -> dict[str, int]:
+    """Act on every item, whatever becomes of the others; the summed counts. Raises the first error, last."""
+    totals: Counter[str] = Counter()
+    errors: list[Exception] = []
+    for item in items:
+        try:
+            totals.update(act(item))
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return dict(totals)
 
 
 def own_lease(agent: str) -> str:

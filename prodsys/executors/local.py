@@ -324,7 +324,7 @@ class LocalExecutor:
                 continue
             job.remove_parts()
             self._tombstone(key).touch(mode=0o600)  # before the directory goes: it stays closed for ever
-            shutil.rmtree(job.path, ignore_errors=True)
+            _remove(job.path)
 
     def known(self) -> list[Key]:
         return [job.key for job in self._all()]
@@ -365,6 +365,16 @@ def _private(directory: Path) -> None:
         raise UsageError(
             f"spool {directory} is open to others", hint=f"chmod 700 {directory}, owned by this user"
         )
+
+
+def _remove(directory: Path) -> None:
+    """Remove a tree, directories a payload has made read-only too."""
+    for folder, names, _ in os.walk(directory):
+        for path in (os.path.join(folder, name) for name in names):
+            with contextlib.suppress(OSError):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _last_line(path: Path) -> str:

@@ -78,7 +78,7 @@ JOB = StateMachine(
         rule(S.RUNNING, E.SUCCEEDED, S.STAGEOUT, "attempt"),
         rule(S.STAGEOUT, E.COMMITTED, S.DONE, "attempt"),
         rule([S.RUNNING, S.STAGEOUT], E.FAILURE, [S.RETRY_WAIT, S.HELD, S.FAILED], "attempt"),
-        rule(S.LOST, E.FAILURE, [S.RETRY_WAIT, S.FAILED], "lease"),
+        rule(S.LOST, E.FAILURE, [S.RETRY_WAIT, S.HELD, S.FAILED], "lease"),
         rule([S.SUBMITTED, S.RUNNING], E.VANISHED, S.LOST, "lease"),
         rule([S.LOST, S.RETRY_WAIT, S.READY], E.LATE_REPORT, S.STAGEOUT, "attempt"),
         rule(S.RETRY_WAIT, E.DUE, S.READY, "lease"),

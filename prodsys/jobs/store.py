@@ -7,7 +7,7 @@ job READY holds the queue's lock: a claim may trust that nothing READY appears b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -278,8 +278,3 @@ class _Tally:
             cores, used = self._cores[leaf_id], self._used[leaf_id]
             if cores or used:
                 conn.execute(CHARGE, {"leaf_id": leaf_id, "cores": cores, "core_s": used})
-
-
-def states_of(conn: Connection, job_ids: Iterable[int]) -> dict[int, tuple[JobState, int]]:
-    """(state, attempt) by job."""
-    return {row.id: (row.state, row.attempt) for row in select_in(conn, ROWS, job_ids)}

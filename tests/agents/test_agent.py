@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, update
 
 from agents.runtime import heartbeats
-from agents.runtime.agent import Agent, Context, Counts, own_lease
+from agents.runtime.agent import Agent, Context, Counts, each, own_lease
 from agents.runtime.heartbeats import AgentState, Beat
 from agents.runtime.leasing import LeaseKeeper
 from agents.runtime.loop import BACKOFF_MAX_S, AgentLoop, backoff
@@ -433,3 +433,18 @@ def test_progress_is_measured_by_the_monotonic_clock(sqlite_db: Database) -> Non
     clock.advance(5)
     loop._attempt()
     assert (loop.beat.started, loop.beat.progress, loop.beat.cycles) == (0, 5, 2)
+
+
+def test_one_bad_item_does_not_keep_the_others_from_their_turn() -> None:
+    seen = []
+
+    def act(item: int) -> dict[str, int]:
+        if item == 2:
+            raise ValueError("bad item")
+        seen.append(item)
+        return {"done": 1}
+
+    with pytest.raises(ValueError, match="bad item"):
+        each([1, 2, 3], act)
+    assert seen == [1, 3]
+    assert each([1, 3], act) == {"done": 2}

@@ -316,3 +316,17 @@ def test_a_site_without_storage_gets_no_work_and_stops_nobody(sqlite_db: Databas
     assert spare.known() == []
     (told,) = grid.rows(select(class_site.c.params).where(class_site.c.site_id == 2).limit(1))
     assert "storage" in told.params["reason"]
+
+
+def test_a_repeated_lease_call_gives_the_same_jobs(database: Database, tmp_path: Path) -> None:
+    grid = Grid(database, tmp_path)
+    grid.submit(STEP.format(events=20))
+    grid.cycle([grid.agents[0]])
+    grid.cycle([grid.agents[0]])
+    grid.keeper.take(["endpoint/T2_FI_Birch"])
+    (lease,) = grid.keeper.held(["endpoint/T2_FI_Birch"]).values()
+    port = grid.agents[1]._port  # type: ignore[attr-defined]
+    first = [item.key for item in port.lease(Call("once", "me", 1, lease), 2)]
+    assert [item.key for item in port.lease(Call("once", "me", 1, lease), 2)] == first
+    assert len(first) == 2
+    assert not set(first) & {item.key for item in port.lease(Call("twice", "me", 1, lease), 2)}

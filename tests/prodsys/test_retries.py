@@ -151,7 +151,7 @@ def test_a_dead_endpoint_ends_with_the_operator() -> None:
     ("kind", "failures", "sentence"),
     [
         (ErrorClass.PAYLOAD, 2, "payload failure 2 (user): retry 2 of 3 after 120 s"),
-        (ErrorClass.STAGE_IN, 1, "stage_in failure 1 (storage): retry 1 of 5 at another site after 300 s"),
+        (ErrorClass.STAGE_IN, 1, "stage_in failure 1 (storage): retry 1 of 5 after 300 s"),
         (ErrorClass.PAYLOAD, 4, "payload failure 4 (user): no retry left of 3"),
         (ErrorClass.SUBMIT, 51, "submit failure 51 (system): no retry left of 50, waits for an operator"),
         (ErrorClass.INPUT_MISSING, 1, "no storage element holds the complete input; runs when one does"),
