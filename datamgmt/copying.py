@@ -26,7 +26,7 @@ def attempt(
             raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
         source_pfn = _pfn(source, claimed.lfn, claimed.src_custodial)
         dest_pfn = _pfn(dest, claimed.lfn, claimed.dst_custodial)
-        result = _copy(tool, claimed, source_pfn, dest_pfn, deadline_s)
+        result = _copy(tool, claimed, source_pfn, dest_pfn, _bearer(dest, dest_pfn), deadline_s)
     except ToolError as error:
         return _failed(claimed, link_id, error.error_class, error.message)
     except Exception as error:
@@ -38,14 +38,23 @@ def attempt(
     return _failed(claimed, link_id, error_class, result.error or error_class, result.seconds)
 
 
-def _copy(tool: TransferTool, claimed: Claimed, source: str, dest: str, deadline_s: float) -> CopyResult:
-    """The copy's result, with the verdict of verification in place of the tool's own."""
+def _copy(
+    tool: TransferTool, claimed: Claimed, source: str, dest: str, bearer: str | None, deadline_s: float
+) -> CopyResult:
+    """The copy's result, with the verdict of verification in place of the tool's own.
+
+    `bearer` is the LFN that the destination's own rules give the name; another file's is left alone.
+    """
     content = {"size": claimed.bytes, "adler32": claimed.adler32}
     found = verify(tool, dest, **content)
     if found.ok:
         return CopyResult(ok=True)
     if found.code not in _DOUBTFUL:
         return _refused(found, 0.0)
+    if found.found and bearer not in (None, claimed.lfn):
+        return CopyResult(
+            ok=False, seconds=0.0, error=f"{dest} is the name of {bearer}", error_class=ErrorClass.DEST_EXISTS
+        )
     if found.found:  # never touch a name that nothing bears: another copy may just be arriving there
         tool.delete(dest)
     result = tool.copy(source, dest, deadline_s=deadline_s, **content)
@@ -66,6 +75,14 @@ def _refused(verdict: Verdict, seconds: float) -> CopyResult:
 
 def _failed(claimed: Claimed, link_id: int, error_class: ErrorClass, error: str, seconds: float = 0.0) -> Try:
     return Try(claimed=claimed, link_id=link_id, seconds=seconds, error_class=error_class, error=error)
+
+
+def _bearer(element: StorageElement, pfn: str) -> str | None:
+    """The LFN of a PFN by the element's pfn-to-lfn rules, None where they say nothing."""
+    try:
+        return element.catalog.lfn(pfn, element.protocol)
+    except GridError:
+        return None
 
 
 def _pfn(element: StorageElement, lfn: str, custodial: bool) -> str:

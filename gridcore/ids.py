@@ -18,7 +18,6 @@ COMPONENT_MAX = 200
 _COMPONENT = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _LFN = re.compile(rf"/store(/{_COMPONENT})+")
 _DATASET = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]{0,98}){2}/[A-Z0-9-]{1,20}")
-_BLOCK = re.compile(rf"{_DATASET.pattern}#[A-Za-z0-9._-]{{1,60}}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,98}")
 _SITE = re.compile(r"T[0-3]_[A-Z]{2}_[A-Za-z0-9]{1,30}")
 _BATCH_KEY = re.compile(r"tf\.([0-9a-f]{8})\.([0-9]+)\.([0-9]+)")
@@ -62,11 +61,6 @@ def check_dataset(text: str) -> str:
             f"{text!r} is no dataset name", hint="a dataset is /primary/processed/TIER, the tier in capitals"
         )
     return text
-
-
-def is_block(text: str) -> bool:
-    """Whether the text is a block name, `dataset#name`."""
-    return _BLOCK.fullmatch(text) is not None
 
 
 def check_label(text: str, what: str = "name") -> str:

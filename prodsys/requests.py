@@ -26,7 +26,6 @@ from prodsys.tables import request, request_history, request_site, sandbox
 from prodsys.tasks import NewTask
 from prodsys.workflow import Request, Step
 
-ALL = select(request).order_by(request.c.id)
 BY_ID = select(request).where(request.c.id == bindparam("request_id"))
 BY_CLIENT = select(request.c.id, request.c.digest).where(request.c.client_id == bindparam("client"))
 IN_STATE = select(request).where(request.c.state == bindparam("of_state", type_=request.c.state.type))
@@ -78,20 +77,23 @@ def check(conn: Connection, document: Request) -> None:
     known_ses = {se.name for se in sites.storage_elements(conn)}
     if shares.unknown_groups(conn, [document.group]):
         raise UsageError(
-            f"the group {document.group!r} has no share of the grid", hint="see: tierflow share show"
+            f"group: {document.group!r} has no share of the grid", hint="see: tierflow share show"
         )
     made = {step.output.dataset for step in document.step}
     for step in document.step:
         where = f"step {step.name!r}"
-        _known(where, "site", [*(step.sites or []), *step.sites_excluded], known_sites)
-        _known(where, "storage element", [one.se for one in step.deliver], known_ses)
+        _known(f"{where}: sites", "site", [*(step.sites or []), *step.sites_excluded], known_sites)
+        _known(f"{where}: deliver", "storage element", [one.se for one in step.deliver], known_ses)
         if bookkeeping.dataset_by_name(conn, step.output.dataset):
             raise UsageError(
-                f"{where}: the dataset {step.output.dataset} exists", hint="give the output another name"
+                f"{where}: output: the dataset {step.output.dataset} exists",
+                hint="give the output another name",
             )
         source = document.input_of(step)
         if source and source not in made and not bookkeeping.dataset_by_name(conn, source):
-            raise UsageError(f"{where}: there is no dataset {source}", hint="see: tierflow dataset list")
+            raise UsageError(
+                f"{where}: input: there is no dataset {source}", hint="see: tierflow dataset list"
+            )
 
 
 def _check_names(document: Request, requester: str, now: datetime) -> None:
@@ -309,11 +311,6 @@ def finish(conn: Connection, request_id: int, to: RequestState, now: datetime, a
 def running(conn: Connection) -> list[int]:
     """Keys of the requests whose tasks run."""
     return [row.id for row in conn.execute(IN_STATE, {"of_state": RequestState.RUNNING})]
-
-
-def all_rows(conn: Connection) -> list[Any]:
-    """All requests, oldest first."""
-    return list(conn.execute(ALL))
 
 
 def row_of(conn: Connection, request_id: int) -> Any:

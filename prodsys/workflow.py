@@ -12,7 +12,15 @@ from gridcore.errors import GridError, UsageError
 from gridcore.ids import check_dataset, check_label, check_lfn, check_site
 from prodsys import sandbox
 
-Argv = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=4000)]], Field(min_length=1)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds a control character; an argument is printable text")
+    return text
+
+
+Word = Annotated[str, StringConstraints(min_length=1, max_length=4000), AfterValidator(_printable)]
+Argv = Annotated[list[Word], Field(min_length=1)]
 Amount = Annotated[int, Field(gt=0, le=10**12)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
@@ -92,7 +100,7 @@ class Step(Document):
     name: Label
     command: Argv
     sandbox: list[str] = []
-    env: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    env: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Word] = {}
     events: Amount | None = None
     events_per_job: Amount | None = None
     input: str | None = None

@@ -70,7 +70,7 @@ def test_an_lfn_never_climbs(text):
     assert "/".join(ids.split_lfn(lfn)) == lfn
 
 
-def test_datasets_and_blocks():
+def test_datasets():
     assert ids.check_dataset("/auau7/Urqmd-v1/GEN-SIM")
     for text in (
         "",
@@ -85,10 +85,6 @@ def test_datasets_and_blocks():
     ):
         with pytest.raises(UsageError):
             ids.check_dataset(text)
-    assert ids.is_block("/a/b/C#1")
-    assert not ids.is_block("/a/b/C")
-    assert not ids.is_block("/a/b/C#")
-    assert not ids.is_block("/a/b/C#1#2")
 
 
 @given(labels)

@@ -1,0 +1,40 @@
+"""One try of one copy: what lies under the destination's name, and whose name that is."""
+
+from __future__ import annotations
+
+import pytest
+
+from catalogs.sites import StorageElement, tfc_text
+from datamgmt.copying import attempt
+from datamgmt.tools.base import ErrorClass
+from datamgmt.tools.fake import FakeTool
+from datamgmt.tries import Claimed
+
+LFN = "/store/mc/a.root"
+
+
+def element(name: str, reverse: str | None) -> StorageElement:
+    """All LFNs under one PFN: a mistake that only the way back gives away."""
+    back = [{"protocol": "local", "path-match": f"^/{name}/x$", "result": reverse}] if reverse else []
+    rules = {
+        "lfn-to-pfn": [{"protocol": "local", "path-match": "^/store/.*$", "result": f"/{name}/x"}],
+        "pfn-to-lfn": back,
+    }
+    return StorageElement(id=1, name=name, site_id=1, kind="disk", protocol="local", tfc=tfc_text(rules))
+
+
+def claimed() -> Claimed:
+    return Claimed(
+        id=1, block_id=1, src=1, dst=2, lfn=LFN, bytes=10, adler32=7, attempts=0, src_custodial=False,
+        dst_custodial=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("reverse", "kept"), [(LFN, False), (None, False), ("/store/mc/b.root", True)])
+def test_a_file_that_bears_another_name_is_never_replaced(reverse: str | None, kept: bool) -> None:
+    tool = FakeTool()
+    tool.put("/src/x", 10, 7)
+    tool.put("/dst/x", 99, 1)
+    done = attempt(tool, claimed(), element("src", None), element("dst", reverse), 1, 60)
+    assert (tool.files["/dst/x"] == (99, 1)) is kept
+    assert done.error_class == (ErrorClass.DEST_EXISTS if kept else None)
