@@ -1,4 +1,4 @@
-"""What people change by hand, for every face: subscriptions, and links switched on and off."""
+"""What people change by hand, for every face: subscriptions made and ended, links switched on and off."""
 
 from __future__ import annotations
 
@@ -51,6 +51,43 @@ def subscribe(
         )
     names = {"dataset": dataset, "se": se, "new": old is None}
     return {"subscription": found, **names, "files": wanted.files, "bytes": wanted.bytes}
+
+
+#: What one may do to a subscription.
+CHANGES = {
+    "suspend": subscriptions.suspend,
+    "resume": subscriptions.resume,
+    "remove": subscriptions.unsubscribe,
+}
+
+
+def change_subscription(
+    context: Context, subscription_id: int, change: str, actor: Principal
+) -> dict[str, Any]:
+    """Suspend, resume or remove a subscription: {"subscription", "dataset", "se", "state", "changed"}.
+
+    What has arrived stays where it is. Raises NotFound, Denied.
+    """
+    with context.database.snapshot() as conn:
+        row = subscriptions.one(conn, subscription_id)
+        site = _site_of(conn, _element(conn, row.se))
+    subject = Subject(owner=row.requester, group=row.group, site=site)
+    identity.require(actor, Action.SUBSCRIPTION_DECIDE, subject)
+    now = context.clock.now()
+
+    def unit(conn: Connection) -> bool:
+        return CHANGES[change](conn, subscription_id, actor.name, now)
+
+    changed = context.database.transaction(unit)
+    with context.database.snapshot() as conn:
+        state = subscriptions.one(conn, subscription_id).state
+    return {
+        "subscription": subscription_id,
+        "dataset": row.dataset,
+        "se": row.se,
+        "state": state.value,
+        "changed": changed,
+    }
 
 
 def _named(conn: Connection, dataset: str, se: str) -> tuple[DatasetRow, StorageElement, str]:

@@ -96,6 +96,40 @@ def subscription_show(place: Place, id: int) -> Record:
     return place.ask(lambda conn: data.subscription(conn, id))
 
 
+def _change(place: Place, id: int, change: str) -> Record:
+    from gridapp import steering
+
+    with place.acting() as (_, context, actor):
+        return steering.change_subscription(context, id, change, actor)
+
+
+@subscription.command("suspend")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def subscription_suspend(place: Place, id: int) -> Record:
+    """Move nothing for it until it is resumed."""
+    return _change(place, id, "suspend")
+
+
+@subscription.command("resume")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def subscription_resume(place: Place, id: int) -> Record:
+    """Go on with a suspended one."""
+    return _change(place, id, "resume")
+
+
+@subscription.command("remove")
+@click.argument("id", type=KEY)
+@shown()
+@click.pass_obj
+def subscription_remove(place: Place, id: int) -> Record:
+    """End it; what has arrived stays."""
+    return _change(place, id, "remove")
+
+
 @click.group(cls=Noun)
 def transfer() -> None:
     """Transfers: one file, one hop."""

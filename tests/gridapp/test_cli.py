@@ -180,6 +180,10 @@ def test_a_subscription(grid: Path, tmp_path: Path) -> None:
     assert (shown["se"], shown["custodial"], shown["priority"]) == ("T0_CH_Oak_Disk", True, 0)
     again = answer("--dir", grid, *what, "--priority", "5")
     assert (again["subscription"], again["new"]) == (made["subscription"], False)
+    for verb, state in (("suspend", "SUSPENDED"), ("resume", "ACTIVE"), ("remove", "REMOVED")):
+        changed = answer("--dir", grid, "subscription", verb, made["subscription"])
+        assert (changed["state"], changed["changed"]) == (state, True)
+        assert answer("--dir", grid, "subscription", verb, made["subscription"])["changed"] is False
 
 
 def test_links_are_switched_and_it_is_written_down(grid: Path) -> None:
