@@ -18,7 +18,7 @@ from prodsys.completion import Progress
 from prodsys.jobmaking import NewKeys
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobState
-from prodsys.states import TaskState
+from prodsys.states import RequestState, TaskState
 from prodsys.tasks import Task, jobs_in
 
 #: Jobs made in one transaction.
@@ -147,12 +147,15 @@ class JobMaker(Agent):
     def _end_request(self, lease: Lease, request_id: int) -> int:
         with self.context.database.snapshot() as conn:
             states = [task.state for task in tasks.of_request(conn, request_id)]
-        ended = completion.of_request(states)
-        if ended is None:
+        if completion.of_request(states) is None:
             return 0
 
         def unit(conn: Connection) -> int:
             now = leases.hold(conn, lease)
+            row = requests.lock(conn, request_id)
+            ended = completion.of_request([task.state for task in tasks.of_request(conn, request_id)])
+            if ended is None or row.state != RequestState.RUNNING:  # a task was taken up, or all aborted
+                return 0
             requests.finish(conn, request_id, ended, now, self.name)
             return 1
 

@@ -70,7 +70,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "quota": ("(owner, limit, used); today the transit space of each SE.", "`apply` (limits)"),
     "account": ("Who may do anything here.", "`apply`"),
     "account_role": ("Logins, groups and roles of accounts.", "`apply`"),
-    "audit_log": ("Who changed what by hand.", "`apply`, `link disable` and `link enable`"),
+    "audit_log": ("Who changed what by hand.", "`apply`, switched links, orders on jobs, tasks and requests"),
     "revision": ("What was applied, by digest.", "`apply`"),
     "site": ("A computing centre.", "`apply`"),
     "se": ("A storage element and its trivial file catalog.", "`apply`"),

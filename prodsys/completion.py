@@ -41,7 +41,7 @@ def _worked_off(progress: Progress) -> bool:
 
 def _failed_merges(progress: Progress) -> int:
     merges = [count for count in progress.counts if count.kind == JobKind.MERGE]
-    return jobs_in(merges, JobState.FAILED, JobState.KILLED)
+    return jobs_in(merges, JobState.FAILED)  # the inputs of a killed one are merged anew
 
 
 def of_request(states: Sequence[TaskState]) -> RequestState | None:

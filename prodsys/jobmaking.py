@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -252,8 +251,7 @@ def merges_left(conn: Connection, task: Task, counts: Sequence[JobCount]) -> boo
     if task.step.merge is None:
         return False
     waiting = outputs.unmerged(conn, task.id)
-    stuck = defaultdict(int, {(count.kind, count.state): count.jobs for count in counts})
-    failed = stuck[JobKind.MERGE, JobState.FAILED] + stuck[JobKind.MERGE, JobState.KILLED]
+    failed = tasks.jobs_in([count for count in counts if count.kind == JobKind.MERGE], JobState.FAILED)
     return bool(waiting.get(OutputState.REGISTERED)) or (
         bool(waiting.get(OutputState.MERGING)) and not failed
     )

@@ -308,6 +308,28 @@ def finish(conn: Connection, request_id: int, to: RequestState, now: datetime, a
     _move(conn, row, RequestEvent.TASKS_ENDED, to, now, actor)
 
 
+def resume(conn: Connection, request_id: int, *, actor: str, now: datetime) -> None:
+    """A task of the request was taken up again."""
+    row = lock(conn, request_id)
+    if row.state == RequestState.INCOMPLETE:
+        _move(conn, row, RequestEvent.RESUME, RequestState.RUNNING, now, actor)
+
+
+def abort(conn: Connection, request_id: int, *, actor: str, now: datetime) -> bool:
+    """End a request; False where it was aborted before. Raises NotFound, InvalidTransition."""
+    row = lock(conn, request_id)
+    if row.state == RequestState.ABORTED:
+        return False
+    _move(conn, row, RequestEvent.ABORT, RequestState.ABORTED, now, actor)
+    return True
+
+
+def lock(conn: Connection, request_id: int) -> Any:
+    """The request's row, locked until the transaction ends. Raises NotFound."""
+    lock_rows(conn, request, [request_id])
+    return row_of(conn, request_id)
+
+
 def running(conn: Connection) -> list[int]:
     """Keys of the requests whose tasks run."""
     return [row.id for row in conn.execute(IN_STATE, {"of_state": RequestState.RUNNING})]

@@ -88,7 +88,7 @@ TASK = StateMachine(
         rule(
             TaskState.CLOSING, TaskEvent.BLOCKS_CLOSED, [TaskState.COMPLETED, TaskState.INCOMPLETE], "lease"
         ),
-        rule(TaskState.INCOMPLETE, TaskEvent.RETRY, TaskState.ACTIVE, "operator"),
+        rule([TaskState.CLOSING, TaskState.INCOMPLETE], TaskEvent.RETRY, TaskState.ACTIVE, "operator"),
         rule(
             [TaskState.ACTIVE, TaskState.CLOSING, TaskState.INCOMPLETE],
             TaskEvent.KILL,
@@ -123,7 +123,7 @@ class OutputEvent(StrEnum):
     REPORTED = "reported"
     COMMITTED = "job committed"
     BUNDLED = "taken by a merge"
-    RELEASED = "merge failed"
+    RELEASED = "merge killed"
     MERGED = "merge committed"
     DISCARD = "attempt does not count"
 
@@ -136,7 +136,7 @@ OUTPUT = StateMachine(
         rule(O.PLANNED, V.REPORTED, O.STAGED, "attempt"),
         rule(O.STAGED, V.COMMITTED, O.REGISTERED, "attempt"),
         rule(O.REGISTERED, V.BUNDLED, O.MERGING, "lease"),
-        rule(O.MERGING, V.RELEASED, O.REGISTERED, "lease"),
+        rule(O.MERGING, V.RELEASED, O.REGISTERED, "operator"),
         rule(O.MERGING, V.MERGED, O.MERGED, "attempt"),
         rule([O.PLANNED, O.STAGED], V.DISCARD, O.DISCARDED, "attempt"),
     ],

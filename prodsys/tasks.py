@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.ids import task_name
@@ -84,9 +84,16 @@ SET_STATE = (
 ADVANCE = (
     update(task)
     .where(task.c.id == bindparam("task_id"), task.c.next_index == bindparam("seen"))
+    .where(task.c.state == TaskState.ACTIVE)
     .values(next_index=bindparam("then"), units_made=task.c.units_made + bindparam("units"))
 )
 SET_TOTAL = update(task).where(task.c.id == bindparam("task_id")).values(units_total=bindparam("total"))
+_READS_IT = and_(task.c.input_dataset_id == bindparam("of_dataset"), task.c.state == TaskState.ACTIVE)
+EXPECT_MORE = (
+    update(task)
+    .where(task.c.unit_kind == "files", or_(task.c.id == bindparam("task_id"), _READS_IT))
+    .values(units_total=None)
+)
 
 
 def of_row(row: Any) -> Task:
@@ -218,7 +225,7 @@ def lock(conn: Connection, task_id: int) -> Task:
 
 
 def advance(conn: Connection, one: Task, jobs: int, units: int) -> bool:
-    """Use up `jobs` indices for jobs of `units` units; False where another hand was faster."""
+    """Use up `jobs` indices for jobs of `units` units; False where another hand was faster, or killed it."""
     binds = {"task_id": one.id, "seen": one.next_index, "then": one.next_index + jobs, "units": units}
     return conn.execute(ADVANCE, binds).rowcount == 1
 
@@ -226,6 +233,11 @@ def advance(conn: Connection, one: Task, jobs: int, units: int) -> bool:
 def set_total(conn: Connection, task_id: int, units: int) -> None:
     """The input is complete: so many units in all."""
     conn.execute(SET_TOTAL, {"task_id": task_id, "total": units})
+
+
+def expect_more(conn: Connection, one: Task) -> None:
+    """A task is taken up again: no total of input is known, of its own or of those that read its output."""
+    conn.execute(EXPECT_MORE, {"task_id": one.id, "of_dataset": one.output_dataset_id})
 
 
 @dataclass(frozen=True, slots=True)

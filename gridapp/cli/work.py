@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ limit_option = click.option(
 client_id_option = click.option(
     "--client-id", help="Your own name for this submission, at most 64 characters: a repeat is harmless."
 )
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be changed.")
+
+
+def _progress(done: int, of: int) -> None:
+    output.say(f"{done} of {of} jobs")
+
+
+def _tell_dry(dry_run: bool) -> None:
+    if dry_run:
+        output.say("nothing was written")
 
 
 @click.group(cls=Noun)
@@ -95,6 +106,21 @@ def request_reject(place: Place, id: int) -> Record:
         return submission.reject(installation, context, id, actor)
 
 
+@request.command("abort")
+@click.argument("id", type=KEY)
+@dry_run_option
+@shown()
+@click.pass_obj
+def request_abort(place: Place, id: int, dry_run: bool) -> Record:
+    """End a request and its tasks; what they have registered stays."""
+    from gridapp import operations
+
+    with place.acting() as (_, context, actor):
+        done = operations.abort_request(context, id, actor, dry_run=dry_run, tell=_progress)
+    _tell_dry(dry_run)
+    return done
+
+
 @click.group(cls=Noun)
 def task() -> None:
     """Tasks: one step of a request, or one physicist's submission."""
@@ -136,6 +162,36 @@ def task_show(place: Place, name: str) -> Record:
     return place.ask(lambda conn: work.task(conn, name))
 
 
+@task.command("retry")
+@click.argument("name")
+@dry_run_option
+@shown()
+@click.pass_obj
+def task_retry(place: Place, name: str, dry_run: bool) -> Record:
+    """Try a task's failed jobs again, and take up input that came after its end."""
+    from gridapp import operations
+
+    with place.acting() as (_, context, actor):
+        done = operations.retry_task(context, name, actor, dry_run=dry_run, tell=_progress)
+    _tell_dry(dry_run)
+    return done
+
+
+@task.command("kill")
+@click.argument("name")
+@dry_run_option
+@shown()
+@click.pass_obj
+def task_kill(place: Place, name: str, dry_run: bool) -> Record:
+    """End a task and its live jobs for good; what it has registered stays."""
+    from gridapp import operations
+
+    with place.acting() as (_, context, actor):
+        done = operations.kill_task(context, name, actor, dry_run=dry_run, tell=_progress)
+    _tell_dry(dry_run)
+    return done
+
+
 @click.group(cls=Noun)
 def job() -> None:
     """Jobs: one unit range of a task."""
@@ -163,6 +219,64 @@ def job_show(place: Place, name: str) -> Record:
     from gridapp.insights import work
 
     return place.ask(lambda conn: work.job(conn, name))
+
+
+def _order(place: Place, verb: str, **asked: Any) -> Record:
+    """An order on jobs; `asked` are the options that all these commands have."""
+    from gridapp import operations
+    from prodsys.jobs.machine import JobEvent
+
+    dry_run = asked.pop("dry_run")
+    wanted = operations.Selection(**asked)
+    with place.acting() as (_, context, actor):
+        done = operations.order_jobs(context, JobEvent[verb], wanted, actor, dry_run=dry_run, tell=_progress)
+    _tell_dry(dry_run)
+    if not dry_run and done["changed"] < sum(done["due"].values()):
+        output.say("some jobs moved on in the meantime: repeat the command for the rest")
+    return done
+
+
+def _ordering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments and options of every order on jobs."""
+    chosen: list[Callable[[Any], Any]] = [
+        click.argument("names", nargs=-1, metavar="[NAME]..."),
+        click.option("--task", help="Jobs of this task instead of named ones."),
+        state_option,
+        dry_run_option,
+        shown(),
+        click.pass_obj,
+    ]
+    for decorate in reversed(chosen):
+        function = decorate(function)
+    return function
+
+
+@job.command("retry")
+@_ordering
+def job_retry(place: Place, **asked: Any) -> Record:
+    """Try failed jobs (TASK/17) once more; a task that ended without them is taken up again."""
+    return _order(place, "RETRY", **asked)
+
+
+@job.command("hold")
+@_ordering
+def job_hold(place: Place, **asked: Any) -> Record:
+    """Keep waiting jobs (TASK/17) from running until they are released."""
+    return _order(place, "HOLD", **asked)
+
+
+@job.command("release")
+@_ordering
+def job_release(place: Place, **asked: Any) -> Record:
+    """Return held jobs (TASK/17) to the queue."""
+    return _order(place, "RELEASE", **asked)
+
+
+@job.command("kill")
+@_ordering
+def job_kill(place: Place, **asked: Any) -> Record:
+    """End jobs (TASK/17) for good; inputs of a killed merge are merged anew."""
+    return _order(place, "KILL", **asked)
 
 
 @click.group(cls=Noun)

@@ -69,11 +69,17 @@ READY = (
 )
 
 
+#: Codes of what people order, as sentences.
+_ORDERED = {"KILL": "killed", "HOLD": "held", "RELEASE": "released", "RETRY": "tried again as ordered"}
+
+
 def reason(code: str | None, params: Mapping[str, Any] | None) -> str | None:
     """A job's stored reason as a sentence with the error itself; None where nothing is stored. Pure."""
     if code is None:
         return None
     facts = params or {}
+    if code in _ORDERED:
+        return f"{_ORDERED[code]} by {facts.get('by', 'an operator')}"
     error = facts.get("error")
     try:
         told = retries.reason(code, facts)

@@ -122,7 +122,8 @@ def sentences(facts: TaskFacts) -> list[str]:
         case TaskState.COMPLETED:
             return [f"all {some(facts.total or 0, facts.unit)} done and registered"]
         case TaskState.INCOMPLETE:
-            return [_incomplete(facts)]
+            merge = f"{some(facts.merging, 'output')} kept for a failed merge, to be retried or killed"
+            return [_incomplete(facts), *([merge] if facts.merging else [])]
     return ["ended by an operator"]
 
 

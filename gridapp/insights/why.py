@@ -151,7 +151,10 @@ def _task_turn(view: dict[str, Any], name: str) -> tuple[str, str]:
     if view["state"] in (TaskState.COMPLETED, TaskState.KILLED):
         return "nobody", f"tierflow task show {name}"
     if view["state"] == TaskState.INCOMPLETE:
-        return f"{view['requester']} or an operator", f"tierflow job list --task {name} --state FAILED"
+        cure = f"tierflow task retry {name}"
+        return f"{view['requester']} or an operator", cure if jobs.get(
+            "FAILED"
+        ) else f"tierflow task show {name}"
     if view["state"] == TaskState.CLOSING:
         return "the block_manager", f"tierflow dataset show {view['output_dataset']}"
     for state in (JobState.HELD, JobState.RUNNING, JobState.READY, JobState.RETRY_WAIT):

@@ -17,7 +17,7 @@ from gridcore.ids import job_name
 from gridcore.tables import lease
 from prodsys import brokerage, endpoints
 from prodsys.brokerage import Refusal
-from prodsys.jobs.machine import JobState
+from prodsys.jobs.machine import JobKind, JobState
 from prodsys.tables import class_site, endpoint
 from prodsys.tables import job as job_table
 
@@ -50,6 +50,8 @@ class Told:
     turn: str
     agent: str | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    #: The command that moves it on; `job show` where there is none.
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def why_job(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> A
             **told.evidence,
         },
         turn=told.turn,
-        next="tierflow agent list" if ailing else f"tierflow job show {own}",
+        next="tierflow agent list" if ailing else f"tierflow {told.command or 'job show'} {own}",
     )
 
 
@@ -204,7 +206,9 @@ def _failed(case: _Case) -> Told:
     tries = [_ended(one) for one in reversed(case.attempts) if one["error_class"] and one["error"]]
     blame = (case.row.params or {}).get("blame")
     turn = "its requester" if blame == "user" else "an operator"
-    return Told(because=[_reason(case), *tries], turn=turn)
+    inputs = "its inputs wait for it; once it is killed they are merged anew"
+    merge = [inputs] if case.row.kind == JobKind.MERGE else []
+    return Told(because=[_reason(case), *merge, *tries], turn=turn, command="job retry")
 
 
 def _ended(one: dict[str, Any]) -> str:
@@ -219,7 +223,7 @@ def _held(case: _Case) -> Told:
     because = [f"held for {kind} {case.since('ended_at')}"]
     if case.row.code:
         because.insert(0, _reason(case))
-    return Told(because=because, turn=turn.get(kind, "an operator"))
+    return Told(because=because, turn=turn.get(kind, "an operator"), command="job release")
 
 
 def _lost(case: _Case) -> Told:
@@ -232,7 +236,8 @@ def _done(case: _Case) -> Told:
 
 
 def _killed(case: _Case) -> Told:
-    return Told(because=["ended by an operator"], turn="nobody")
+    told = jobs.reason(case.row.code, case.row.params)
+    return Told(because=[told or "ended by an operator"], turn="nobody")
 
 
 def _reason(case: _Case) -> str:

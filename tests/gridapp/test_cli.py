@@ -424,3 +424,37 @@ def test_a_closed_pipe_is_no_news(grid: Path) -> None:
 def test_the_launcher_can_be_run() -> None:
     launcher = REPOSITORY / "bin" / "tierflow"
     assert launcher.stat().st_mode & stat.S_IXUSR
+
+
+# --- orders by hand ------------------------------------------------------------------------------------
+
+
+def test_orders_say_what_they_would_do_and_then_do_it(grid: Path, tmp_path: Path) -> None:
+    path = embedded_grid.write_request(tmp_path)
+    made = answer("--dir", grid, "request", "submit", path)
+    (task,) = made["tasks"]
+    nothing = {"verb": "hold", "due": {}, "left": {}, "changed": 0}
+    assert answer("--dir", grid, "job", "hold", "--task", task) == nothing
+    dry = run("--dir", grid, "task", "kill", task, "--dry-run")
+    assert (json.loads(dry.stdout)["state"], dry.stderr) == ("ACTIVE", "nothing was written\n")
+    assert answer("--dir", grid, "task", "retry", task)["state"] == "ACTIVE"
+    assert answer("--dir", grid, "task", "kill", task)["state"] == "KILLED"
+    aborted = answer("--dir", grid, "request", "abort", made["request"])
+    assert (aborted["state"], [one["task"] for one in aborted["tasks"]]) == ("ABORTED", [task])
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["job", "kill"], 2),
+        (["job", "kill", "T/1", "--task", "T"], 2),
+        (["job", "retry", "--task", "T", "--state", "WEIRD"], 2),
+        (["job", "release", "T/1"], 3),
+        (["task", "kill", "T"], 3),
+        (["request", "abort", "7"], 3),
+    ],
+)
+def test_orders_that_mean_nothing(grid: Path, args: list[str], code: int) -> None:
+    result = run("--dir", grid, *args)
+    assert result.exit_code == code
+    assert "hint: " in result.stderr

@@ -56,7 +56,8 @@ def test_a_job_in_each_state(grid: Grid, index: int, state: str, first: str, tur
     assert answer["state"] == state
     assert first in answer["because"][0]
     assert answer["turn"] == turn
-    assert answer["next"] == f"tierflow job show {grid[1].generate}/{index}"
+    verb = "retry" if state == "FAILED" else "show"
+    assert answer["next"] == f"tierflow job {verb} {grid[1].generate}/{index}"
 
 
 def test_a_ready_job_names_every_site(grid: Grid) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import uproot
 
+pytestmark = pytest.mark.slow
+
 
 def tree(path: Path, name: str = "event") -> Any:
     return uproot.open({path: name})
@@ -37,7 +39,6 @@ def written(path: Path, events: int = 12, start: int = 0) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_real_collisions_go_the_whole_way(bench: Any, tmp_path: Path) -> None:
     made = [bench.run("generate.py", "events.root", events=2, seed=seed) for seed in (5, 6)]
     merged = bench.run("merge_root.py", "merged.root", made)
@@ -52,7 +53,6 @@ def test_real_collisions_go_the_whole_way(bench: Any, tmp_path: Path) -> None:
     assert bench.tool("count_events.py", reduced.output) == {str(reduced.output): 4}
 
 
-@pytest.mark.slow
 def test_jobs_share_one_table_and_replace_a_broken_one(bench: Any, tmp_path: Path) -> None:
     cache = tmp_path / ("deep" * 30) / "cache"
     bench.environment["TIERFLOW_CACHE"] = str(cache)
