@@ -22,6 +22,8 @@ from prodsys.retries import ErrorClass
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import job_history, output, task_history
 
+pytestmark = pytest.mark.slow
+
 FLAGGED = STEP.replace(
     '["python", "toy_generate.py"]',
     """["/bin/sh", "-c", "test -e '{flag}' || exit 7; exec '{python}' toy_generate.py"]""",
