@@ -57,6 +57,11 @@ class Reserved:
     blocks: range
     dirs: range
 
+    def part(self, first: int, n: int) -> Reserved:
+        """The keys for `n` of the files, from the `first` on."""
+        here = slice(first, first + n)
+        return Reserved(self.files[here], self.blocks[here], self.dirs[here])
+
 
 def _grow_counters(table: Table) -> Update:
     more = {name: table.c[name] + bindparam(f"more_{name}") for name in ("files", "bytes", "events")}

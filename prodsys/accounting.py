@@ -147,9 +147,10 @@ def _register(
         runs = united([file.runs for file in inputs.get(row.id, [])] or [one.runs])
         family = tuple(sorted({parent for job_id in makers[row.id] for parent in parents.get(job_id, ())}))
         by_se[one.se_id].append((one, _new_file(one, runs, family)))
-    keys = _split(reserved)
+    used = 0
     for se_id, files in sorted(by_se.items()):
-        part = keys(len(files))
+        part = reserved.part(used, len(files))
+        used += len(files)
         ids = registration.register(
             conn, part, of_task.output_dataset_id, se_id, [new for _, new in files], now
         )
@@ -169,19 +170,6 @@ def _parents(conn: Connection, job_ids: Iterable[int]) -> dict[int, list[int]]:
     for job_id, file_id in select_in(conn, PARENTS, job_ids):
         parents[job_id].append(file_id)
     return parents
-
-
-def _split(reserved: Reserved) -> Any:
-    """Hands out parts of the reserved keys, one part per SE."""
-    used = 0
-
-    def part(n: int) -> Reserved:
-        nonlocal used
-        here = slice(used, used + n)
-        used += n
-        return Reserved(reserved.files[here], reserved.blocks[here], reserved.dirs[here])
-
-    return part
 
 
 def united(parts: Iterable[Runs]) -> dict[int, list[tuple[int, int]]]:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from agents.runtime.agent import Context
 from agents.runtime.signals import stop_on_signals
 from agents.runtime.supervisor import Supervisor
-from catalogs import sites
 from catalogs.states import Switch, WishKind
 from catalogs.tables import wish
-from gridapp import session, submission, wiring
+from gridapp import session, steering, submission, wiring
 from gridapp.demo.plan import Options, Plan, prepare
 from gridapp.demo.progress import Progress, progress
 from gridapp.demo.summary import summarise
@@ -135,14 +134,8 @@ class Demo:
         busy = any(link["files_ok"] + link["active"] + link["queued"] for link in view["links"])
         if not busy or not faults.first(FaultKind.LINK_DROPPED):
             return
-
-        def unit(conn: Connection) -> None:
-            names = {element.id: element.name for element in sites.storage_elements(conn)}
-            for link in sites.links(conn):
-                if {names[link.src_se_id], names[link.dst_se_id]} == set(DROPPED):
-                    sites.set_link_state(conn, link.id, Switch.DISABLED, "dropped by --faults")
-
-        self._installation.database.transaction(unit)
+        for src, dst in (DROPPED, DROPPED[::-1]):
+            steering.switch_link(self._shared, src, dst, Switch.DISABLED, "dropped by --faults", self._actor)
         faults.record(FaultKind.LINK_DROPPED, "-".join(DROPPED))
 
     def _tidy(self) -> bool:
