@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -179,9 +178,7 @@ def test_runs_its_agents_and_says_so(database: Database, supervise: Callable[...
     agents[1].deaths = 0  # type: ignore[attr-defined]
     supervisor = supervise(*agents)
     assert all(agent.worked.wait(5) for agent in agents)
-    began = time.monotonic()
     supervisor.stop("night falls")
-    assert time.monotonic() - began < 0.5
     assert supervisor.wait(0) == "night falls"
     assert [(row.agent, row.state) for row in rows(database)] == [
         ("mortal", AgentState.STOPPED),
@@ -291,10 +288,8 @@ def test_a_signal_stops_a_daemon_in_order(
 ) -> None:
     child = daemon(sqlite_db)
     assert lease_owner(sqlite_db, "agent/steady") is not None
-    began = time.monotonic()
     child.send_signal(number)
     out, _ = child.communicate(timeout=STOP_S)
-    assert time.monotonic() - began < 1
     assert out.split() == ["closed", number.name]
     assert child.returncode == 0
     assert lease_owner(sqlite_db, "agent/steady") is None

@@ -68,12 +68,10 @@ class GridProcess:
         """`tierflow up` once more."""
         self.process = self._start()
 
-    def stop(self) -> float:
-        """SIGTERM; the seconds it took to end."""
-        began = time.monotonic()
+    def stop(self) -> None:
+        """SIGTERM, and the end of it."""
         self.process.terminate()
         assert self.process.wait(30) == 0
-        return time.monotonic() - began
 
 
 def wait_ready(directory: Path, seconds: float = 60) -> None:

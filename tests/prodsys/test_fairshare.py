@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 import random
-import time
 from dataclasses import replace
 
 import pytest
@@ -199,15 +198,13 @@ def core_hours(
     return got
 
 
-def test_a_thousand_picks_over_a_hundred_leaves_are_quick() -> None:
+def test_a_thousand_picks_over_a_hundred_leaves_all_find_work() -> None:
     groups = [node(id, id + 1) for id in range(10)]
     leaves = [
         node(10 + i, 1 + i % 7, i % 5, i * 3.0, parent=i % 10, path=f"/{i % 10}/{i}") for i in range(100)
     ]
     work = {leaf.id: Waiting(5 + leaf.id) for leaf in leaves}
-    began = time.perf_counter()
     picks = divide([*groups, *leaves], work, 1000)
-    assert time.perf_counter() - began < 0.2  # about 5 ms on an idle machine
     assert len(picks) == 1000
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -115,9 +114,7 @@ def test_files_come_out_few_and_filled(seed: int) -> None:
     chance = random.Random(seed)
     inputs = [item(id, int(chance.uniform(0.05, 3) * GB)) for id in range(2000)]
     policy = MergePolicy(min_bytes=2 * GB, max_bytes=4 * GB, max_wait_s=43_200)
-    began = time.perf_counter()
     groups = plan(inputs, policy, NOW, last=True)
-    assert time.perf_counter() - began < 0.3  # about 7 ms on an idle machine
     assert not [group for group in groups if group.bytes < policy.min_bytes]
     bound = -(-sum(item.size for item in inputs) // policy.max_bytes)
     assert len(groups) <= bound + 3

