@@ -37,7 +37,24 @@ share_node = Table(
     Column("used", Float, nullable=False, server_default="0"),
     moment("used_at", nullable=False),
     count("running"),
+    #: Least and most part of its siblings' cores, 0 to 1.
+    Column("floor", Float),
+    Column("cap", Float),
+    #: What a child made by itself gets.
+    Column("child_target", Float),
+    #: Of past use, for the whole tree below a root.
+    Column("half_life_s", Float),
     UniqueConstraint("path"),
+)
+
+#: What a site's own weight multiplies a node's target by.
+site_share = Table(
+    "site_share",
+    metadata,
+    key("site_id", ForeignKey("site.id")),
+    key("node_id", ForeignKey("share_node.id")),
+    Column("weight", Float, nullable=False),
+    PrimaryKeyConstraint("site_id", "node_id"),
 )
 
 #: One schedd, cluster, CE or host an executor talks to, and what it offers.
@@ -53,6 +70,49 @@ endpoint = Table(
     Column("offer", Json, nullable=False),
     Column("config", Json, nullable=False),
     Column("state", EnumText(Switch), nullable=False),
+    UniqueConstraint("name"),
+)
+
+#: A named ProdAgent: requests may be assigned to the sites it serves.
+prodagent = Table(
+    "prodagent",
+    metadata,
+    key("id", primary_key=True),
+    label("name", 60),
+    UniqueConstraint("name"),
+)
+
+agent_endpoint = Table(
+    "agent_endpoint",
+    metadata,
+    key("endpoint_id", ForeignKey("endpoint.id"), primary_key=True),
+    key("agent_id", ForeignKey("prodagent.id")),
+)
+
+site_set = Table(
+    "site_set",
+    metadata,
+    key("id", primary_key=True),
+    label("name", 60),
+    UniqueConstraint("name"),
+)
+
+site_set_member = Table(
+    "site_set_member",
+    metadata,
+    key("set_id", ForeignKey("site_set.id")),
+    key("site_id", ForeignKey("site.id")),
+    PrimaryKeyConstraint("set_id", "site_id"),
+)
+
+#: Who gets which requests: the first rule that fits decides.
+policy = Table(
+    "policy",
+    metadata,
+    key("id", primary_key=True),
+    label("name", 60),
+    Column("rank", Integer, nullable=False),
+    Column("rule", Json, nullable=False),
     UniqueConstraint("name"),
 )
 
@@ -107,6 +167,15 @@ request_site = Table(
     PrimaryKeyConstraint("request_id", "site_id"),
 )
 
+#: The ProdAgents a request is assigned to; their sites are in request_site.
+request_agent = Table(
+    "request_agent",
+    metadata,
+    key("request_id", ForeignKey("request.id")),
+    key("agent_id", ForeignKey("prodagent.id")),
+    PrimaryKeyConstraint("request_id", "agent_id"),
+)
+
 task = Table(
     "task",
     metadata,
@@ -126,6 +195,8 @@ task = Table(
     key("output_dataset_id", ForeignKey("dataset.id"), nullable=True),
     label("unit_kind", 10),
     Column("units_total", BigInteger),
+    #: What was asked for, where top-ups made the total more than that.
+    Column("units_wanted", BigInteger),
     count("units_made"),
     count("next_index", server_default="1"),
     moment("created_at", nullable=False),
@@ -184,6 +255,28 @@ task_input = Table(
     Index("ix_task_input_job_id", "job_id"),
 )
 
+#: The ledger of units where they are lumis: each belongs to exactly one job of a task.
+task_range = Table(
+    "task_range",
+    metadata,
+    key("task_id", ForeignKey("task.id")),
+    Column("run", BigInteger, nullable=False),
+    Column("first_lumi", BigInteger, nullable=False),
+    Column("last_lumi", BigInteger, nullable=False),
+    key("job_id", ForeignKey("job.id")),
+    PrimaryKeyConstraint("task_id", "run", "first_lumi"),
+    Index("ix_task_range_job_id", "job_id"),
+)
+
+#: The files a job reads, where several jobs may read one.
+job_file = Table(
+    "job_file",
+    metadata,
+    key("job_id", ForeignKey("job.id")),
+    key("file_id", ForeignKey("data_file.id")),
+    PrimaryKeyConstraint("job_id", "file_id"),
+)
+
 #: All jobs with the same share leaf, task type, requirements and input set.
 job_class = Table(
     "job_class",
@@ -199,6 +292,60 @@ job_class = Table(
     Column("head_rank", BigInteger),
     UniqueConstraint("fingerprint"),
     Index("ix_job_class_input_block_id", "input_block_id"),
+)
+
+#: Active jobs of a class at a site, kept in the transaction that moves them.
+class_use = Table(
+    "class_use",
+    metadata,
+    key("class_id", ForeignKey("job_class.id")),
+    key("site_id", ForeignKey("site.id")),
+    count("jobs"),
+    count("cores"),
+    PrimaryKeyConstraint("class_id", "site_id"),
+)
+
+#: Most active jobs or cores of what the row names: a site, a share (a group or a user), a task type, or all
+#: of these together; what is NULL is any.
+work_limit = Table(
+    "work_limit",
+    metadata,
+    key("id", primary_key=True),
+    label("name", 100),
+    key("site_id", ForeignKey("site.id"), nullable=True),
+    label("share_path", 200, nullable=True),
+    label("task_type", 30, nullable=True),
+    Column("max_jobs", BigInteger),
+    Column("max_cores", BigInteger),
+    UniqueConstraint("name"),
+)
+
+#: How attempts ended at a site, by bins of time; the error class is "ok" for the good ones.
+site_outcome = Table(
+    "site_outcome",
+    metadata,
+    key("site_id", ForeignKey("site.id")),
+    moment("bin", nullable=False),
+    label("error_class", 20),
+    count("jobs"),
+    Column("core_s", Float, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("site_id", "bin", "error_class"),
+)
+
+#: Sites that get no work, or only canaries, for one kind of failure.
+breaker = Table(
+    "breaker",
+    metadata,
+    key("site_id", ForeignKey("site.id")),
+    label("error_class", 20),
+    label("state", 10),
+    count("trips"),
+    moment("changed_at", nullable=False),
+    moment("until"),
+    #: Canaries sent since the last change.
+    count("canaries"),
+    Column("params", Json),
+    PrimaryKeyConstraint("site_id", "error_class"),
 )
 
 #: Static eligibility, with the reason of a refusal.
@@ -235,7 +382,13 @@ job = Table(
     Column("params", Json),
     moment("updated_at", nullable=False),
     UniqueConstraint("task_id", "idx"),
-    Index("ix_job_task_id_state", "task_id", "state"),
+    Index(
+        "ix_job_trouble",
+        "task_id",
+        "state",
+        sqlite_where=text("state IN ('HELD', 'FAILED', 'RETRY_WAIT', 'LOST')"),
+        postgresql_where=text("state IN ('HELD', 'FAILED', 'RETRY_WAIT', 'LOST')"),
+    ),
     Index(
         "ix_job_ready",
         "class_id",
@@ -312,7 +465,12 @@ attempt = Table(
     Column("report", Json),
     PrimaryKeyConstraint("job_id", "attempt"),
     UniqueConstraint("batch_key"),
-    Index("ix_attempt_endpoint_id", "endpoint_id", "ended_at"),
+    Index(
+        "ix_attempt_open",
+        "endpoint_id",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
 )
 
 output = Table(
@@ -358,4 +516,38 @@ port_call = Table(
     Column("answer", Json),
     moment("at", nullable=False),
     Index("ix_port_call_at", "at"),
+)
+
+
+#: An order on many jobs: previewed, carried out in chunks after `cursor`, undone within its window.
+operation = Table(
+    "operation",
+    metadata,
+    key("id", primary_key=True),
+    label("verb", 20),
+    Column("selector", Json, nullable=False),
+    Column("params", Json),
+    label("state", 20),
+    label("actor", 100),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
+    moment("undo_until"),
+    #: Key of the operation this one undoes.
+    key("undoes", nullable=True),
+    #: The last job gone through.
+    key("cursor_id", nullable=True),
+    count("total"),
+    count("seen"),
+    count("changed"),
+    Index("ix_operation_state", "state"),
+)
+
+#: The jobs a chunk of an operation changed, by key.
+operation_part = Table(
+    "operation_part",
+    metadata,
+    key("operation_id", ForeignKey("operation.id")),
+    Column("part", Integer, nullable=False),
+    Column("jobs", Json, nullable=False),
+    PrimaryKeyConstraint("operation_id", "part"),
 )
