@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from gridcore.errors import UsageError
 MAX_BYTES = 10_000_000
 
 M = TypeVar("M", bound=BaseModel)
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 80
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -51,15 +54,25 @@ def _flattened(error: ValidationError, model: type[BaseModel], source: str) -> U
     where = f"{source}: {key}: " if key else f"{source}: "
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
-        near = difflib.get_close_matches(name, list(_names(model)), n=1, cutoff=0.6)
+        near = difflib.get_close_matches(name, list(_names(_model_at(model, first["loc"]))), n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else "leave it out"
         return UsageError(f"{where}unknown key{more}", hint=hint)
     if first["type"] == "missing":
         return UsageError(f"{where}is missing{more}", hint=f"add {key}")
     what, _, cure = first["msg"].removeprefix("Value error, ").partition("; ")
-    shown = repr(first["input"])
+    shown = _BRIEF.repr(first["input"])  # what was given may be endless
     value = f" = {shown}" if len(shown) <= 60 and first["type"] != "value_error" else ""
     return UsageError(f"{where.removesuffix(': ')}{value}: {' '.join(what.split())}{more}", hint=cure or None)
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    """The model a complaint is about: the innermost one on the way."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        around = (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ()
+        inner = [one for one in around if isinstance(one, type) and issubclass(one, BaseModel)]
+        model = inner[0] if inner else model
+    return model
 
 
 def _names(model: type[BaseModel]) -> Iterator[str]:

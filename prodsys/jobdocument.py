@@ -67,13 +67,17 @@ def document(
     spec: Mapping[str, Any],
     sources: Mapping[str, Sequence[Place]],
     outputs: Sequence[PlannedOutput],
+    needs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document of one attempt, without what only the endpoint's host knows (`for_host`).
 
-    `spec` is the job's own: seed, run, lumi, range, inputs; `sources` the places of each input LFN.
+    `spec` is the job's own: seed, run, lumi, range, inputs; `sources` the places of each input LFN. Of its
+    inputs the payload takes the `lumis`, {run: [[first, last]]}, all where these are null; `parameters` are
+    its point of the task's matrix.
     """
     inputs = [_input(number, one, sources) for number, one in enumerate(spec.get("inputs", []))]
     counted = task.unit_kind == "events" or kind == JobKind.MERGE
+    limits, more = task.step.limits, needs or {}
     return {
         "version": 1,
         "key": key,
@@ -90,8 +94,8 @@ def document(
             for one in outputs
         ],
         "limits": {
-            "wall_s": task.step.limits.wall_s,
-            "memory_mb": task.step.limits.memory_mb,
+            "wall_s": max(limits.wall_s, more.get("wall_s", 0)),
+            "memory_mb": max(limits.memory_mb or 0, more.get("memory_mb", 0)) or None,
             "log_bytes": 1_000_000,
         },
         "events_required": counted,
@@ -108,6 +112,8 @@ def document(
             "events": spec.get("events"),
             "run": spec.get("run"),
             "lumi": spec.get("lumi"),
+            "lumis": spec.get("lumis"),
+            "parameters": spec.get("parameters"),
             "inputs": [{name: one[name] for name in ("name", "lfn", "events", "runs")} for one in inputs],
             "outputs": [{"name": one.name} for one in outputs],
         },

@@ -1,4 +1,5 @@
-"""Making jobs: the next slice of a task's units, as input appears, and merges of its small outputs."""
+"""Making jobs: a slice of a task's units, and merges of its small outputs. Both are planned in a snapshot and
+made in a transaction."""
 
 from __future__ import annotations
 
@@ -7,40 +8,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection
 
-from catalogs import bookkeeping, sites
-from catalogs.states import BlockState, DatasetState
-from catalogs.tables import block
+from catalogs import sites
+from catalogs.bookkeeping import FileRow
 from gridcore.db.statements import insert_rows
-from prodsys import classes, merging, outputs, splitting, tasks
+from prodsys import classes, lumis, merging, outputs, splitting, tasks
 from prodsys.brokerage import Requirements
 from prodsys.classes import ClassSpec
+from prodsys.cutting import Piece
 from prodsys.jobs import store
-from prodsys.jobs.machine import TERMINAL, JobKind, JobState
-from prodsys.jobs.store import NewJob, rank_of
+from prodsys.jobs.machine import TERMINAL, JobEvent, JobKind, JobState
+from prodsys.jobs.store import Move, NewJob, rank_of
+from prodsys.lumis import Lumis
 from prodsys.merging import MergeGroup, MergeInput, MergePolicy
 from prodsys.outputs import OutputRow
+from prodsys.slicing import Slice
 from prodsys.splitting import InputFile
 from prodsys.states import OutputEvent, OutputState
-from prodsys.tables import task_block, task_input
+from prodsys.tables import job_file, task_block, task_input, task_range
 from prodsys.tasks import JobCount, Task
 
 #: The run number of generated events; their lumi is the job's index.
 GENERATED_RUN = 1
 #: Merges go before the work that makes more to merge.
 MERGE_BONUS = 100
-
-TAKEN = select(task_block.c.block_id).where(task_block.c.task_id == bindparam("of_task"))
-UNTAKEN = (
-    select(block.c.id)
-    .where(block.c.dataset_id == bindparam("of_dataset"), block.c.state == BlockState.CLOSED)
-    .where(block.c.id.not_in(TAKEN.scalar_subquery()))
-    .order_by(block.c.id)
-)
-OPEN_BLOCKS = select(func.count()).where(
-    block.c.dataset_id == bindparam("of_dataset"), block.c.state == BlockState.OPEN
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +53,10 @@ def requirements(task: Task, kind: JobKind) -> Requirements:
         platform=step.platform,
         sites=None if step.sites is None or kind == JobKind.MERGE else frozenset(step.sites),
         sites_excluded=frozenset(step.sites_excluded),
+        disk_mb=step.limits.disk_mb or 0,
+        tags=frozenset(step.tags),
+        gpus=step.limits.gpus,
+        outbound=step.outbound,
     )
 
 
@@ -72,32 +68,38 @@ def _class_of(conn: Connection, keys: NewKeys, task: Task, kind: JobKind, **wher
     return classes.put(conn, next(keys.classes), spec)
 
 
-# --- events --------------------------------------------------------------------------------------------
+# --- process jobs --------------------------------------------------------------------------------------
 
 
-def make_event_jobs(conn: Connection, keys: NewKeys, task: Task, room: int, now: datetime) -> int:
-    """The next jobs of a task that generates, at most `room`; how many."""
-    step = task.step
-    total, per_job = task.units_total or 0, step.events_per_job or 1
-    # Merges share the index sequence, so the unit is known by what was made, not by the index.
-    units = splitting.event_units(total, per_job, first_index=task.units_made // per_job, limit=room)
-    if not units:
+def make(conn: Connection, keys: NewKeys, task: Task, due: Slice, now: datetime) -> int:
+    """The jobs of a slice, the task's row being locked; how many: none where the task has moved on since."""
+    pieces = due.pieces
+    if task.units_made != due.units_made:
         return 0
-    class_id = _class_of(conn, keys, task, JobKind.PROCESS)
-    jobs = []
-    for index, unit in enumerate(units, start=task.next_index):
-        spec = {
-            "seed": splitting.seed_for(task.name, index),
-            "first_event": unit.first,
-            "events": unit.count,
-            "run": GENERATED_RUN,
-            "lumi": index,
-        }
-        jobs.append(_job(keys, task, index, JobKind.PROCESS, class_id, unit.count, spec))
-    if not tasks.advance(conn, task, len(jobs), sum(unit.count for unit in units)):
+    if not tasks.advance(conn, task, len(pieces), sum(piece.units for piece in pieces)):
         return 0
+    jobs = _process_jobs(conn, keys, task, due) if pieces else []
     store.insert(conn, jobs, now)
+    _enter(conn, task, pieces, jobs)
+    _hold(conn, pieces, jobs, now)
+    if due.block_id is not None and due.ends:
+        insert_rows(conn, task_block, [{"task_id": task.id, "block_id": due.block_id}])
     return len(jobs)
+
+
+def _process_jobs(conn: Connection, keys: NewKeys, task: Task, due: Slice) -> list[NewJob]:
+    where = {} if due.block_id is None else {"input_block_id": due.block_id}
+    class_id = _class_of(conn, keys, task, JobKind.PROCESS, **where)
+    since = task.next_index if due.since is None else due.since
+    jobs = []
+    for number, piece in enumerate(due.pieces):
+        index = task.next_index + number
+        spec = {"seed": splitting.seed_for(task.name, index), **_range(piece, index)}
+        if due.block_id is not None:
+            spec["inputs"] = [_input(due.files[one.id], one, piece.lumis) for one in piece.files]
+            spec["cut"] = {"block": due.block_id, "part": due.part + number, "since": since}
+        jobs.append(_job(keys, task, index, JobKind.PROCESS, class_id, piece.units, spec))
+    return jobs
 
 
 def _job(
@@ -110,71 +112,70 @@ def _job(
         index=index,
         kind=kind,
         class_id=class_id,
-        rank=rank_of(task.created_at, priority),
+        rank=rank_of(task.created_at, priority) + index,
         units=units,
         spec=spec,
     )
 
 
-# --- files ---------------------------------------------------------------------------------------------
+def _range(piece: Piece, index: int) -> dict[str, Any]:
+    """What a job makes or takes, as its specification has it."""
+    makes = not piece.files
+    values = {
+        "first_event": piece.first_event,
+        "events": piece.events,
+        "parameters": piece.parameters,
+        "lumis": None if piece.lumis is None else lumis.to_json(piece.lumis),
+    }
+    said = {name: value for name, value in values.items() if value is not None}
+    return {"run": GENERATED_RUN if makes else None, "lumi": index if makes else None, **said}
 
 
-def waiting_blocks(conn: Connection, task: Task) -> list[int]:
-    """Closed blocks of the input that are not cut into jobs yet, oldest first."""
-    binds = {"of_task": task.id, "of_dataset": task.input_dataset_id}
-    return [row.id for row in conn.execute(UNTAKEN, binds)]
-
-
-def make_file_jobs(conn: Connection, keys: NewKeys, task: Task, block_id: int, now: datetime) -> int:
-    """The jobs of one input block; how many. A block is taken once."""
-    files = bookkeeping.files_of_block(conn, block_id)
-    runs = bookkeeping.runs_of(conn, [file.id for file in files])
-    inputs = [InputFile(id=f.id, lfn=f.lfn, events=f.events, size=f.bytes, block_id=block_id) for f in files]
-    by_id = {file.id: file for file in files}
-    groups = splitting.file_units(inputs, task.step.files_per_job)
-    class_id = _class_of(conn, keys, task, JobKind.PROCESS, input_block_id=block_id)
-    jobs, ledger = [], []
-    for index, group in enumerate(groups, start=task.next_index):
-        spec = {
-            "seed": splitting.seed_for(task.name, index),
-            "run": None,
-            "lumi": None,
-            "inputs": [_input(by_id[one.id], runs.get(one.id, {})) for one in group],
-        }
-        job = _job(keys, task, index, JobKind.PROCESS, class_id, len(group), spec)
-        jobs.append(job)
-        ledger += [{"task_id": task.id, "file_id": one.id, "job_id": job.id} for one in group]
-    if not tasks.advance(conn, task, len(jobs), len(files)):
-        return 0
-    store.insert(conn, jobs, now)
-    insert_rows(conn, task_block, [{"task_id": task.id, "block_id": block_id}])
-    insert_rows(conn, task_input, ledger)
-    return len(jobs)
-
-
-def _input(file: bookkeeping.FileRow, runs: Mapping[int, Sequence[tuple[int, int]]]) -> dict[str, Any]:
+def _input(row: FileRow, one: InputFile, taken: Lumis | None) -> dict[str, Any]:
+    """A file as a job reads it: its runs are those the job takes, its events all it holds."""
+    holds = lumis.normal(one.runs)
     return {
-        "lfn": file.lfn,
-        "bytes": file.bytes,
-        "adler32": file.adler32,
-        "events": file.events,
-        "runs": {str(run): [list(pair) for pair in pairs] for run, pairs in runs.items()},
+        "lfn": row.lfn,
+        "bytes": row.bytes,
+        "adler32": row.adler32,
+        "events": row.events,
+        "runs": lumis.to_json(holds if taken is None else lumis.common(holds, taken)),
     }
 
 
-def input_complete(conn: Connection, task: Task) -> bool:
-    """Whether no file will come any more: the dataset is closed, and so are all of its blocks, all taken."""
-    if task.input_dataset_id is None:
-        return True
-    source = bookkeeping.dataset_by_id(conn, task.input_dataset_id)
-    if source.state != DatasetState.CLOSED:
-        return False
-    return not open_blocks(conn, task.input_dataset_id) and not waiting_blocks(conn, task)
+def _enter(conn: Connection, task: Task, pieces: Sequence[Piece], jobs: Sequence[NewJob]) -> None:
+    """The ledger: of lumis where a task is cut by them, else of files."""
+    pairs = [(made.id, one.id) for made, piece in zip(jobs, pieces, strict=True) for one in piece.files]
+    if task.unit_kind != "lumis":
+        rows = [{"task_id": task.id, "file_id": file_id, "job_id": job_id} for job_id, file_id in pairs]
+        insert_rows(conn, task_input, rows)
+        return
+    ranges = [
+        {"task_id": task.id, "run": run, "first_lumi": first, "last_lumi": last, "job_id": made.id}
+        for made, piece in zip(jobs, pieces, strict=True)
+        for run, first, last in piece.ranges
+    ]
+    insert_rows(conn, task_range, ranges)
+    insert_rows(conn, job_file, [{"job_id": job_id, "file_id": file_id} for job_id, file_id in pairs])
 
 
-def open_blocks(conn: Connection, dataset_id: int) -> int:
-    """How many blocks of the dataset still grow."""
-    return int(conn.execute(OPEN_BLOCKS, {"of_dataset": dataset_id}).scalar_one())
+def _hold(conn: Connection, pieces: Sequence[Piece], jobs: Sequence[NewJob], now: datetime) -> None:
+    """Keep back what an operator has to decide on."""
+    moves = [
+        Move(
+            job_id=made.id,
+            attempt=0,
+            event=JobEvent.HOLD,
+            to=JobState.HELD,
+            code=piece.held[0],
+            params=piece.held[1],
+            hold_kind="policy",
+        )
+        for made, piece in zip(jobs, pieces, strict=True)
+        if piece.held is not None
+    ]
+    if moves:
+        store.apply(conn, moves, now)
 
 
 # --- merges --------------------------------------------------------------------------------------------
@@ -194,7 +195,13 @@ def plan_merges(conn: Connection, task: Task, now: datetime) -> list[tuple[Merge
         max_wait_s=merge.max_wait_s,
     )
     inputs = [
-        MergeInput(id=row.id, size=row.bytes, events=row.events, created_at=row.updated_at, group=row.se_id)
+        MergeInput(
+            id=row.id,
+            size=row.bytes,
+            events=row.events,
+            created_at=row.updated_at,
+            group=(row.se_id, None if merge.across_runs else tuple(sorted(row.runs))),
+        )
         for row in rows
     ]
     by_id = {row.id: row for row in rows}

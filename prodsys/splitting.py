@@ -1,12 +1,11 @@
-"""Splitting: cut a task into units, one per job. Unit i is the same range whenever it is asked for."""
+"""Splitting: cut a task into units, one per job. The same input always gives the same units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
-from operator import attrgetter
 
 from gridcore.errors import UsageError
 
@@ -15,9 +14,8 @@ SEED_RANGE = 900_000_000  # Pythia 8 refuses larger seeds
 
 @dataclass(frozen=True, slots=True)
 class EventUnit:
-    """Events `first` to `first + count - 1` of a task, counted from 0; job `index` makes them."""
+    """Events `first` to `first + count - 1` of a task, counted from 0."""
 
-    index: int
     first: int
     count: int
 
@@ -33,26 +31,23 @@ class InputFile:
     block_id: int
     runs: tuple[tuple[int, int, int], ...] = ()
 
+    @property
+    def run_numbers(self) -> tuple[int, ...]:
+        """The runs it holds, ascending."""
+        return tuple(sorted({run for run, _, _ in self.runs}))
 
-def event_units(
-    total: int, per_job: int, *, first_index: int = 0, limit: int | None = None
-) -> list[EventUnit]:
-    """Units `first_index` onwards, at most `limit`: slices of one exact partition of `total` events.
 
-    Past the last unit the list is empty. Raises UsageError.
+def event_units(total: int, per_job: int, *, first_event: int = 0) -> Iterator[EventUnit]:
+    """Units of the events from `first_event` to the end of `total`.
+
+    A task whose total has grown is cut on from where its last unit ended. Raises UsageError.
     """
-    jobs = count_event_jobs(total, per_job)
-    if first_index < 0:
-        raise UsageError(f"first_index is {first_index}", hint="units are counted from 0")
-    if limit is not None:
-        _check_positive("limit", limit)
-    stop = jobs if limit is None else min(jobs, first_index + limit)
-    return [_event_unit(index, total, per_job) for index in range(first_index, stop)]
-
-
-def _event_unit(index: int, total: int, per_job: int) -> EventUnit:
-    first = index * per_job
-    return EventUnit(index, first, min(per_job, total - first))
+    _check_positive("the number of events", total)
+    _check_positive("events per job", per_job)
+    if first_event < 0:
+        raise UsageError(f"first_event is {first_event}", hint="events are counted from 0")
+    starts = range(first_event, total, per_job)
+    return (EventUnit(first, min(per_job, total - first)) for first in starts)
 
 
 def count_event_jobs(total: int, per_job: int) -> int:
@@ -62,16 +57,52 @@ def count_event_jobs(total: int, per_job: int) -> int:
     return -(-total // per_job)
 
 
-def file_units(files: Iterable[InputFile], per_job: int) -> list[tuple[InputFile, ...]]:
+def file_units(
+    files: Iterable[InputFile], per_job: int, *, split_on_run: bool = False
+) -> list[tuple[InputFile, ...]]:
     """Units of at most `per_job` files of one block, in the order of block id and file id.
 
-    Raises UsageError where a file is given twice: its events would be processed twice.
+    With `split_on_run` all files of a unit hold the same runs. Raises UsageError where a file is given twice:
+    its events would be processed twice.
     """
     _check_positive("files per job", per_job)
-    ordered = sorted(files, key=attrgetter("block_id", "id"))
+    return [
+        group[start : start + per_job]
+        for group in _groups(files, split_on_run)
+        for start in range(0, len(group), per_job)
+    ]
+
+
+def size_units(
+    files: Iterable[InputFile], per_job: int, *, split_on_run: bool = False
+) -> list[tuple[InputFile, ...]]:
+    """Units of at most `per_job` bytes, otherwise as `file_units`; a larger file goes alone."""
+    _check_positive("bytes per job", per_job)
+    return [unit for group in _groups(files, split_on_run) for unit in _by_size(group, per_job)]
+
+
+def _groups(files: Iterable[InputFile], split_on_run: bool) -> list[tuple[InputFile, ...]]:
+    """The files that may go together, each group in the order of file id."""
+
+    def place(file: InputFile) -> tuple[int, tuple[int, ...]]:
+        return file.block_id, file.run_numbers if split_on_run else ()
+
+    ordered = sorted(files, key=lambda file: (place(file), file.id))
     _check_distinct(ordered)
-    blocks = (tuple(members) for _, members in groupby(ordered, key=attrgetter("block_id")))
-    return [block[start : start + per_job] for block in blocks for start in range(0, len(block), per_job)]
+    return [tuple(members) for _, members in groupby(ordered, key=place)]
+
+
+def _by_size(files: tuple[InputFile, ...], per_job: int) -> Iterator[tuple[InputFile, ...]]:
+    unit: list[InputFile] = []
+    size = 0
+    for file in files:
+        if unit and size + file.size > per_job:
+            yield tuple(unit)
+            unit, size = [], 0
+        unit.append(file)
+        size += file.size
+    if unit:
+        yield tuple(unit)
 
 
 def check_job_count(jobs: int, cap: int) -> int:

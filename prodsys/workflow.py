@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from gridcore.documents import checked, read_toml
 from gridcore.errors import GridError, UsageError
 from gridcore.ids import check_dataset, check_label, check_lfn, check_site
-from prodsys import sandbox
+from prodsys import lumis, matrix, sandbox
+
+#: Points a parameter matrix may have, files a step may name, bytes of a lumi mask.
+MAX_POINTS = 1_000_000
+MAX_FILES = 10_000
+MAX_MASK_BYTES = 5_000_000
 
 
 def _printable(text: str) -> str:
@@ -35,24 +52,75 @@ def _checked(check: Any) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _mask(raw: Any) -> Any:
+    """The mask in its one form, so that what is stored is compact and was looked at."""
+    if isinstance(raw, str):
+        raise ValueError("it names a file, and only a document in a file can; write the mask itself")
+    return _told(lambda: lumis.to_json(lumis.parse(raw)))
+
+
+def _few(raw: Any) -> Any:
+    """A list that is far too long is refused before its items are looked at."""
+    if isinstance(raw, list | tuple) and len(raw) > MAX_FILES:
+        raise ValueError(
+            f"{len(raw):,} files are named, at most {MAX_FILES:,} are allowed; make them a dataset"
+        )
+    return raw
+
+
+def _runs(text: str) -> str:
+    _told(lambda: lumis.parse_runs(text))
+    return text
+
+
+def _told(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except GridError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
+
+
+Mask = Annotated[dict[str, Any], BeforeValidator(_mask)]
+Runs = Annotated[str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(_runs)]
+Parameter = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")]
+Value = bool | int | float | Word
+Values = Annotated[list[Value], Field(max_length=10_000)]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/-]{0,99}$")]
 Label = Annotated[str, _checked(check_label)]
+Lfn = Annotated[str, _checked(check_lfn)]
 DatasetName = Annotated[str, _checked(check_dataset)]
 SiteName = Annotated[str, _checked(check_site)]
 OutputName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}\.[A-Za-z0-9]{1,10}$")]
 
 
 class Document(BaseModel):
-    """A part of the document: unknown keys are refused."""
+    """A part of the document: unknown keys are refused.
+
+    Keys in `SINCE` are younger than the first release, whose agents refuse them: they are written only where
+    they say something.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    SINCE: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        unsaid = {name for name in self.SINCE if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in values.items() if name not in unsaid}
 
 
 class Limits(Document):
     """What one job may use."""
 
+    SINCE: ClassVar[frozenset[str]] = frozenset(["disk_mb", "gpus"])
+
     cores: Annotated[int, Field(gt=0, le=1024)] = 1
     wall_s: Seconds = 86_400
     memory_mb: Amount | None = None
+    disk_mb: Amount | None = None
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class Output(Document):
@@ -63,7 +131,12 @@ class Output(Document):
 
 
 class Merge(Document):
-    """How small outputs become files worth keeping: a declared executable like any other."""
+    """How small outputs become files worth keeping: a declared executable like any other.
+
+    Without `across_runs` only outputs of the same runs are merged with each other.
+    """
+
+    SINCE: ClassVar[frozenset[str]] = frozenset(["across_runs"])
 
     command: Argv
     min_bytes: Amount
@@ -71,6 +144,7 @@ class Merge(Document):
     max_events: Amount | None = None
     max_inputs: Annotated[int, Field(gt=0, le=5000)] = 500
     max_wait_s: Seconds = 43_200
+    across_runs: bool = True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -94,8 +168,38 @@ class BlockPolicy(Document):
     age_s: Seconds | None = None
 
 
+class Splitting(StrEnum):
+    """What a step's jobs are cut by."""
+
+    EVENTS = "events"
+    MATRIX = "matrix"
+    FILES = "files"
+    SIZE = "size"
+    LUMIS = "lumis"
+    #: Whole lumis, as many as hold so many events.
+    EVENT_AWARE = "event-aware lumis"
+
+
+#: What cuts an input, and how.
+_CUTS = {
+    "lumis_per_job": Splitting.LUMIS,
+    "events_per_job": Splitting.EVENT_AWARE,
+    "bytes_per_job": Splitting.SIZE,
+}
+_OF_INPUT = ("lumis_per_job", "bytes_per_job", "mask", "runs", "files", "split_on_run")
+
+
 class Step(Document):
-    """One task: what runs, over which events or files, where, and what becomes of its output."""
+    """One task: what runs, over which events, points or input, where, and what becomes of its output.
+
+    Input is cut by one of `files_per_job`, `bytes_per_job`, `lumis_per_job` and `events_per_job`, the last in
+    whole lumis. `mask`, `runs` and `files` say which part of it is read, `split_on_run` that no job reads two
+    runs. A lumi of more than `max_events_per_job` is held for an operator.
+    """
+
+    SINCE: ClassVar[frozenset[str]] = frozenset(
+        [*_OF_INPUT, "max_events_per_job", "matrix", "tags", "outbound"]
+    )
 
     name: Label
     command: Argv
@@ -103,23 +207,33 @@ class Step(Document):
     env: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Word] = {}
     events: Amount | None = None
     events_per_job: Amount | None = None
+    matrix: dict[Parameter, Values] | None = None
     input: str | None = None
     files_per_job: Amount = 1
+    bytes_per_job: Amount | None = None
+    lumis_per_job: Amount | None = None
+    max_events_per_job: Amount | None = None
+    split_on_run: bool = False
+    mask: Mask | None = None
+    runs: Runs | None = None
+    files: Annotated[list[Lfn], BeforeValidator(_few), Field(min_length=1)] | None = None
     output: Output
     merge: Merge | None = None
     limits: Limits = Limits()
     sites: list[SiteName] | None = None
     sites_excluded: list[SiteName] = []
     platform: str | None = None
+    tags: Annotated[list[Tag], Field(max_length=50)] = []
+    outbound: bool = False
     deliver: list[Delivery] = []
     block: BlockPolicy = BlockPolicy()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.events is None) == (self.input is None):
-            raise ValueError("give either events (to generate) or input (to read), not both and not neither")
-        if self.events is not None and self.events_per_job is None:
-            raise ValueError("events_per_job is missing; say how many events one job makes")
+        if self.events is not None and self.input is not None:
+            raise ValueError("give either events (to generate) or input (to read), not both")
+        if self.events is None and self.input is None and self.matrix is None:
+            raise ValueError("give events (to generate), input (to read) or matrix (to try each point once)")
         if self.input is not None and self.input.startswith("/"):
             try:
                 check_dataset(self.input)
@@ -128,6 +242,69 @@ class Step(Document):
         if self.sites == []:
             raise ValueError("sites is empty; leave it out to allow every site")
         return self
+
+    @model_validator(mode="after")
+    def _one_splitting(self) -> Self:
+        if self.input is None:
+            self._check_generating()
+        else:
+            self._check_reading()
+        return self
+
+    def _check_generating(self) -> None:
+        if self.events is not None and self.events_per_job is None:
+            raise ValueError("events_per_job is missing; say how many events one job makes")
+        if self.events is None and self.events_per_job is not None:
+            raise ValueError("events_per_job needs events; leave it out to run each point once")
+        for name in (*_OF_INPUT, "max_events_per_job"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} cuts or selects input, and this step reads none; leave it out")
+        if self.matrix is not None:
+            points = self.matrix
+            _told(lambda: matrix.check(points, MAX_POINTS))
+
+    def _check_reading(self) -> None:
+        if self.matrix is not None:
+            raise ValueError("a matrix goes with events or alone; make one step for each value instead")
+        given = [name for name in _CUTS if getattr(self, name) is not None]
+        if self.files_per_job > 1:
+            given.append("files_per_job")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say how to cut the input; keep one of them")
+        if self.max_events_per_job is None:
+            return
+        if self.events_per_job is None:
+            raise ValueError("max_events_per_job goes with events_per_job; leave it out")
+        if self.max_events_per_job < self.events_per_job:
+            raise ValueError("max_events_per_job is less than events_per_job; raise it")
+
+    @property
+    def splitting(self) -> Splitting:
+        """What its jobs are cut by."""
+        if self.input is None:
+            return Splitting.EVENTS if self.matrix is None else Splitting.MATRIX
+        given = [way for name, way in _CUTS.items() if getattr(self, name) is not None]
+        return given[0] if given else Splitting.FILES
+
+    @property
+    def unit_kind(self) -> str:
+        """What its units are: events, points, files or lumis."""
+        if self.input is None:
+            return "points" if self.events is None else "events"
+        by_lumi = self.splitting in (Splitting.LUMIS, Splitting.EVENT_AWARE)
+        return "lumis" if by_lumi else "files"
+
+    @property
+    def units_total(self) -> int | None:
+        """All of its units, None where they depend on input."""
+        if self.input is not None:
+            return None
+        return (matrix.count(self.matrix) if self.matrix else 1) * (self.events or 1)
+
+    @property
+    def extensible(self) -> bool:
+        """Whether more events may be asked for later: the points of a matrix share theirs out once."""
+        return self.splitting == Splitting.EVENTS
 
 
 class Request(Document):
@@ -165,10 +342,37 @@ class Request(Document):
 def read(path: Path) -> tuple[Request, dict[str, bytes]]:
     """The document in a TOML file and its steps' packed sandboxes by step name.
 
-    Sandbox files are named relative to the document. Raises UsageError: one line with file, key and cure.
+    Sandbox files and lumi masks are named relative to the document. Raises UsageError: one line with file,
+    key and cure.
     """
-    request = parse(read_toml(path), str(path))
+    request = parse(_with_masks(read_toml(path), path), str(path))
     return request, {step.name: _packed(step, path) for step in request.step}
+
+
+def _with_masks(values: dict[str, Any], document: Path) -> dict[str, Any]:
+    """The document with the content of the mask files that its steps name."""
+    steps = values.get("step")
+    for number, step in enumerate(steps if isinstance(steps, list) else [], start=1):
+        if isinstance(step, dict) and isinstance(step.get("mask"), str):
+            step["mask"] = _read_mask(document.parent / step["mask"], f"{document}: step.{number}.mask")
+    return values
+
+
+def _read_mask(path: Path, where: str) -> Any:
+    try:
+        if not path.is_file():  # a pipe or device would be read for ever
+            raise UsageError(f"{where}: {path.name!r} is no file", hint=f"looked for {path}")
+        if path.stat().st_size > MAX_MASK_BYTES:
+            raise UsageError(
+                f"{where}: {path.name!r} is larger than {MAX_MASK_BYTES // 1_000_000} MB",
+                hint="write neighbouring lumis as one range, or cut the request into several tasks",
+            )
+        return lumis.read(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: {path.name!r} cannot be read: {error}", hint="check the path") from None
+    except UsageError as error:
+        already = error.message.startswith(where)
+        raise error if already else UsageError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def parse(values: Any, source: str) -> Request:
