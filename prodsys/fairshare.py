@@ -1,29 +1,35 @@
 """Fair share: who gets the next cores, in a tree of collaboration, group, role and user.
 
 At each level the child with the lowest key goes first: cores it runs over the share it should have, where
-past use moves that share by a factor c at most. Children without work drop out, so that what they leave
-goes to their siblings before it goes to their cousins.
+past use moves that share by a factor c at most. A child below its floor goes before all others, one at its
+cap after them. Children without work drop out, so that what they leave goes to their siblings before it goes
+to their cousins.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from math import fsum, inf, isfinite
 
 from gridcore.errors import UsageError
 
 CLAMP = 1.25  # 1 ignores past use; at 2 a group back from a day off takes half the farm
+#: Floors written as decimals may miss the sum of 1 by this much.
+ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ShareNode:
     """A node of the tree: its target, in any unit, is weighed against its siblings'.
 
-    `running` (cores leased or running) and `used` (decayed core-seconds) count at the leaves;
-    an inner node has the sums of its leaves, whatever its own fields say.
+    `running` (cores leased or running) and `used` (decayed core-seconds) count at the leaves; an inner node
+    has the sums of its leaves, whatever its own fields say. `floor` and `cap` are parts, 0 to 1, of the cores
+    its siblings and itself run. `weight` multiplies the target, for a site with a weight of its own.
+    `child_target` is what a leaf made by itself below it gets; `half_life_s` of past use counts at a root.
+    (Not frozen, because every claim makes one for each node, and that would take it twice as long.)
     """
 
     id: int
@@ -32,6 +38,11 @@ class ShareNode:
     target: float
     running: float = 0.0
     used: float = 0.0
+    floor: float | None = None
+    cap: float | None = None
+    weight: float = 1.0
+    child_target: float | None = None
+    half_life_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +59,22 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a node stands among its siblings; key is None for one that is not in the race."""
+    """Where a node stands among its siblings.
 
+    `target_norm` and `used_norm` are its parts of the targets and of the use of those in the race, `part` its
+    part of the cores they and all other siblings run. `place` is 1 for the one served first; place and key
+    are None for one that is not in the race, key also where the target is 0.
+    """
+
+    id: int
     path: str
     target_norm: float
     running: float
+    part: float
+    used: float
     used_norm: float
     key: float | None
+    place: int | None
     why: str
 
 
@@ -80,15 +100,15 @@ def divide(nodes: Iterable[ShareNode], waiting: Mapping[int, Waiting], n: int, c
     the tree is not picked.
     """
     top = _grow(nodes, waiting, c)
-    picks: list[int] = []
-    while len(picks) < n and top.jobs:
-        picks.append(top.pick())
-    return picks
+    return [top.pick().node.id for _ in range(min(n, top.jobs))]
 
 
 def explain(nodes: Iterable[ShareNode], waiting: Mapping[int, Waiting], c: float = CLAMP) -> list[Standing]:
     """The standing of every node, parents before children, siblings in the order they are served."""
     return _standings(_grow(nodes, waiting, c))
+
+
+# --- what is a tree ---------------------------------------------------------------------------------------
 
 
 def check_tree(nodes: Iterable[ShareNode]) -> None:
@@ -99,17 +119,47 @@ def check_tree(nodes: Iterable[ShareNode]) -> None:
         raise UsageError("two shares have the same id or path", hint="name each share once")
     siblings: dict[int | None, list[ShareNode]] = defaultdict(list)
     for node in nodes:
-        _check_node(node, by_id)
+        _check_values(node)
+        _check_bounds(node)
+        _check_above(node, by_id)
         siblings[node.parent].append(node)
     for members in siblings.values():
-        if not any(node.target for node in members):
-            names = ", ".join(sorted(node.path for node in members))
-            raise UsageError(f"the targets of {names} are all 0", hint="give one of them a target above 0")
+        _check_siblings(members)
 
 
-def _check_node(node: ShareNode, by_id: Mapping[int, ShareNode]) -> None:
-    if not isfinite(node.target) or node.target < 0:
-        raise UsageError(f"share {node.path} has the target {node.target}", hint="a target is 0 or more")
+def _check_values(node: ShareNode) -> None:
+    for what, value in (("target", node.target), ("target for new users", node.child_target)):
+        if value is not None and (not isfinite(value) or value < 0):
+            raise UsageError(f"share {node.path} has the {what} {value}", hint="a target is 0 or more")
+    if not isfinite(node.weight) or node.weight < 0:
+        raise UsageError(f"share {node.path} has the weight {node.weight} at a site", hint="0 or more")
+    half_life = node.half_life_s
+    if half_life is None:
+        return
+    if node.parent is not None:
+        raise UsageError(
+            f"share {node.path} has a half-life", hint="one holds for a whole tree: set it on the root"
+        )
+    if not isfinite(half_life) or half_life <= 0:
+        raise UsageError(
+            f"share {node.path} has a half-life of {half_life} s", hint="give more than 0 s; a day is 86400"
+        )
+
+
+def _check_bounds(node: ShareNode) -> None:
+    for what, value in (("floor", node.floor), ("cap", node.cap)):
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(
+                f"share {node.path} has the {what} {value}", hint="a part of the siblings' cores, 0 to 1"
+            )
+    if node.floor is not None and node.cap is not None and node.floor > node.cap:
+        raise UsageError(
+            f"share {node.path} has the floor {node.floor} above its cap {node.cap}",
+            hint="a floor is the least it gets, a cap the most",
+        )
+
+
+def _check_above(node: ShareNode, by_id: Mapping[int, ShareNode]) -> None:
     above, seen = node, {node.id}
     while above.parent is not None:
         if above.parent not in by_id:
@@ -122,99 +172,206 @@ def _check_node(node: ShareNode, by_id: Mapping[int, ShareNode]) -> None:
         seen.add(above.id)
 
 
-class _Branch:
-    """A node at work: its sums, and those of its children that have work in a heap by key."""
+def _check_siblings(members: Sequence[ShareNode]) -> None:
+    names = ", ".join(sorted(node.path for node in members))
+    if not any(node.target for node in members):
+        raise UsageError(f"the targets of {names} are all 0", hint="give one of them a target above 0")
+    floors = fsum(node.floor or 0.0 for node in members)
+    if floors > 1 + ROUNDING:
+        raise UsageError(
+            f"the floors of {names} sum to {floors:g}", hint="siblings cannot be promised more than 1 in all"
+        )
 
-    __slots__ = ("children", "clamp", "cores", "heap", "jobs", "node", "running", "target", "use", "used")
+
+# --- the tree at work -------------------------------------------------------------------------------------
+
+#: Order of siblings before their keys count.
+BELOW_FLOOR, BETWEEN, AT_CAP, OUT = range(4)
+
+
+class _Branch:
+    """A node at work: its sums, and those of its children that have work, ready to be picked from.
+
+    Every claim picks, so this saves what it can: children that run nothing have the key 0 whatever their
+    share, and wait in `idle` by path; only without those are shares weighed, and the others wait in `busy` by
+    key. The few with a floor or cap are looked at one by one.
+    """
+
+    __slots__ = (
+        *("bounded", "busy", "children", "clamp", "cores", "idle", "jobs", "node", "racing", "running"),
+        *("stale", "target", "use", "used", "weighed", "wish"),
+    )
 
     def __init__(self, node: ShareNode, children: list[_Branch], own: Waiting | None, clamp: float) -> None:
-        leaf = not children
         self.node = node
         self.children = children
+        self.wish = node.target * node.weight
+        self.target = self.use = self.weighed = 0.0
+        self.cores = own.cores_per_job if own is not None and own.jobs > 0 else 0.0
+        if not children:
+            self.jobs: int = max(0, own.jobs) if own is not None else 0
+            self.running: float = node.running
+            self.used: float = node.used
+            return
         self.clamp = clamp
-        self.cores = own.cores_per_job if own and own.jobs > 0 else 0.0
-        self.jobs: int = max(0, own.jobs) if leaf and own else sum(child.jobs for child in children)
-        self.running: float = node.running if leaf else fsum(child.running for child in children)
-        self.used: float = node.used if leaf else fsum(child.used for child in children)
-        self.target = self.use = 0.0
-        self.heap: list[tuple[float, str, _Branch]] = []
-        self._normalise()
+        self.running = fsum([child.running for child in children])
+        self.used = fsum([child.used for child in children])
+        self.racing = [child for child in children if child.jobs]
+        self.jobs = sum([child.jobs for child in self.racing])
+        self._line_up()
 
-    def _normalise(self) -> None:
-        """Give the children that have work their normalised targets and uses, and order them."""
-        racing = [child for child in self.children if child.jobs]
-        targets = fsum(child.node.target for child in racing)
-        used = fsum(child.used for child in racing)
-        for child in racing:
-            child.target = child.node.target / targets if targets else 1 / len(racing)
-            child.use = child.used / used if used else 0.0
-        self.heap = [child.entry() for child in racing]
-        heapify(self.heap)
+    def _line_up(self) -> None:
+        racing = self.racing
+        self.bounded = [one for one in racing if one.node.floor or one.node.cap is not None]
+        free = [one for one in racing if one not in self.bounded] if self.bounded else racing
+        self.idle = sorted(
+            [(child.node.path, child) for child in free if not child.running and child.wish > 0], reverse=True
+        )
+        # Keys are made when they are needed.
+        self.busy = [(0.0, child.node.path, child) for child in free if child.running or child.wish <= 0]
+        self.stale = True
+
+    def rank(self, total: float) -> int:
+        """Where it stands before keys count, among siblings that run `total` cores in all."""
+        if not self.jobs:
+            return OUT
+        floor, cap = self.node.floor, self.node.cap
+        if floor is not None and self.running < floor * total:
+            return BELOW_FLOOR
+        if cap is not None and cap < 1 and self.running >= cap * total:
+            return AT_CAP
+        return BETWEEN
 
     def key(self) -> float:
-        return key(self.target, self.running, self.use, self.clamp)
+        return self.running / self.weighed if self.weighed > 0 else inf
 
-    def entry(self) -> tuple[float, str, _Branch]:
-        return self.key(), self.node.path, self
+    def weigh(self) -> None:
+        """Give the children that have work their parts of the targets and of the use, and order the busy."""
+        racing = self.racing = [child for child in self.racing if child.jobs]
+        targets = fsum([child.wish for child in racing])
+        used = fsum([child.used for child in racing])
+        most, least = self.clamp, 1 / self.clamp
+        for child in racing:
+            target = child.target = child.wish / targets if targets else 1 / len(racing)
+            use = child.use = child.used / used if used else 0.0
+            ratio = target / use if use > 0 else most
+            child.weighed = target * (most if ratio > most else least if ratio < least else ratio)
+        self.busy = [(child.key(), path, child) for _, path, child in self.busy]
+        heapify(self.busy)
+        self.stale = False
 
-    def pick(self) -> int:
-        """Take one job out of this branch: the id of its leaf."""
+    def pick(self) -> _Branch:
+        """Take one job out of this branch, which has one; the leaf it was taken from."""
         self.jobs -= 1
         if not self.children:
             self.running += self.cores
-            return self.node.id
-        child = self.heap[0][2]
-        before = child.running
+            return self
+        leaf = self._pick_bounded() if self.bounded else self._pick_idle() if self.idle else self._pick_busy()
+        self.running += leaf.cores
+        return leaf
+
+    def _pick_idle(self) -> _Branch:
+        path, child = self.idle.pop()
         leaf = child.pick()
-        self.running += child.running - before
-        if child.jobs:
-            heapreplace(self.heap, child.entry())
+        if not child.jobs:
+            self.stale = True
+        elif self.stale:
+            self.busy.append((0.0, path, child))
         else:
-            heappop(self.heap)
-            self._normalise()
+            heappush(self.busy, (child.key(), path, child))
+        return leaf
+
+    def _pick_busy(self) -> _Branch:
+        if self.stale:
+            self.weigh()
+        _, path, child = self.busy[0]
+        leaf = child.pick()
+        if child.jobs:
+            heapreplace(self.busy, (child.key(), path, child))
+        else:
+            heappop(self.busy)
+            self.stale = True
+        return leaf
+
+    def _pick_bounded(self) -> _Branch:
+        if self.stale:
+            self.weigh()
+        total = self.running
+        entries = [(child.rank(total), child.key(), child.node.path, child) for child in self.bounded]
+        rank, least, path, child = min(entries)
+        if self.idle and (BETWEEN, 0.0, self.idle[-1][0]) < (rank, least, path):
+            return self._pick_idle()
+        if not self.idle and self.busy and (BETWEEN, *self.busy[0][:2]) < (rank, least, path):
+            return self._pick_busy()
+        leaf = child.pick()
+        if not child.jobs:
+            self.bounded.remove(child)
+            self.stale = True
         return leaf
 
 
 def _grow(nodes: Iterable[ShareNode], waiting: Mapping[int, Waiting], clamp: float) -> _Branch:
-    """The tree under one nameless top; in the order of paths, so that sums never depend on the input's."""
+    """The tree under one nameless top; its sums are exact, and so the same in any order of the input."""
     below: dict[int | None, list[ShareNode]] = defaultdict(list)
-    for node in sorted(nodes, key=lambda node: node.path):
+    for node in nodes:
         below[node.parent].append(node)
 
     def branch(node: ShareNode) -> _Branch:
-        return _Branch(node, [branch(child) for child in below[node.id]], waiting.get(node.id), clamp)
+        children = [branch(child) for child in below[node.id]] if node.id in below else []
+        return _Branch(node, children, waiting.get(node.id), clamp)
 
+    roots = [branch(root) for root in below[None]]
     top = ShareNode(id=-1, parent=None, path="", target=1.0)
-    return _Branch(top, [branch(root) for root in below[None]], None, clamp)
+    return _Branch(top, roots, None, clamp)
+
+
+# --- telling ----------------------------------------------------------------------------------------------
 
 
 def _standings(branch: _Branch) -> list[Standing]:
+    if not branch.children:
+        return []
+    branch.weigh()
     rows = []
     ahead = ""
-    for child in sorted(branch.children, key=lambda child: (child.key(), child.node.path)):
-        rows.append(_standing(child, ahead))
+    total = branch.running
+    order = sorted(branch.children, key=lambda child: (child.rank(total), child.key(), child.node.path))
+    for place, child in enumerate(order, 1):
+        rows.append(_standing(child, place, ahead, total))
         rows += _standings(child)
         ahead = child.node.path
     return rows
 
 
-def _standing(branch: _Branch, ahead: str) -> Standing:
+def _standing(branch: _Branch, place: int, ahead: str, total: float) -> Standing:
     value = branch.key()  # infinite where the target is 0, as it is for a child that dropped out
     return Standing(
+        id=branch.node.id,
         path=branch.node.path,
         target_norm=branch.target,
         running=branch.running,
+        part=branch.running / total if total else 0.0,
+        used=branch.used,
         used_norm=branch.use,
         key=value if isfinite(value) else None,
-        why=_why(branch, ahead),
+        place=place if branch.jobs else None,
+        why=_why(branch, ahead, total),
     )
 
 
-def _why(branch: _Branch, ahead: str) -> str:
+def _why(branch: _Branch, ahead: str, total: float) -> str:
+    node = branch.node
     if branch.children and branch.cores:
         return "work waits on this share itself, but only a share without children is served: move it to one"
     if not branch.jobs:
         return "has no work that can run now; its share goes to its siblings"
+    after = f"comes after {ahead}" if ahead else "goes first"
+    rank = branch.rank(total)
+    runs = f"it runs {branch.running:g} of {total:g} cores"
+    if rank == BELOW_FLOOR:
+        return f"{after}: {runs}, below its floor of {node.floor:.1%}"
+    if rank == AT_CAP:
+        return f"{after}: {runs} and is at its cap of {node.cap:.1%}, served when no other sibling has work"
     if not branch.target:
         return "has the target 0: served when no sibling has work"
     if not ahead:

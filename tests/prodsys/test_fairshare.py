@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
@@ -24,10 +25,10 @@ def node(
     used: float = 0.0,
     parent: int | None = None,
     path: str = "",
+    **more: Any,
 ) -> ShareNode:
-    return ShareNode(
-        id=id, parent=parent, path=path or f"/{id:03}", target=target, running=running, used=used
-    )
+    place = {"id": id, "parent": parent, "path": path or f"/{id:03}"}
+    return ShareNode(**place, target=target, running=running, used=used, **more)
 
 
 def tree() -> list[ShareNode]:
@@ -42,8 +43,20 @@ def tree() -> list[ShareNode]:
     ]
 
 
+Case = tuple[list[ShareNode], dict[int, Waiting]]
+#: Before each pick: the sibling picked at each level, those in the race beside it, and cores run by node.
+Step = tuple[ShareNode, list[ShareNode], dict[int, float], float]
+
+
 def picked_naively(nodes: list[ShareNode], waiting: dict[int, Waiting], n: int, c: float) -> list[int]:
     """The definition: before every pick all sums, targets and keys anew."""
+    return [steps[-1][0].id for steps in steps_of(nodes, waiting, n, c)]
+
+
+def steps_of(
+    nodes: list[ShareNode], waiting: dict[int, Waiting], n: int, c: float = 1.25
+) -> Iterator[list[Step]]:
+    """For every pick its choices from the root to the leaf."""
     left = {id: work.jobs for id, work in waiting.items()}
     running = {item.id: item.running for item in nodes}
     children: dict[int | None, list[ShareNode]] = {}
@@ -53,57 +66,71 @@ def picked_naively(nodes: list[ShareNode], waiting: dict[int, Waiting], n: int, 
     def leaves(item: ShareNode) -> list[ShareNode]:
         return [leaf for child in children.get(item.id, []) for leaf in leaves(child)] or [item]
 
-    picks: list[int] = []
-    while len(picks) < n and any(count > 0 for count in left.values()):
+    for _ in range(n):
+        if not any(count > 0 for count in left.values()):
+            return
         at: int | None = None
+        steps: list[Step] = []
         while at in children:
             racing = [item for item in children[at] if sum(left.get(leaf.id, 0) for leaf in leaves(item))]
-            targets = sum(item.target for item in racing)
+            runs = {item.id: sum(running[leaf.id] for leaf in leaves(item)) for item in children[at]}
+            total = sum(runs.values())
+            targets = sum(item.target * item.weight for item in racing)
             used = {item.id: sum(leaf.used for leaf in leaves(item)) for item in racing}
-            total = sum(used.values())
+            all_used = sum(used.values())
             keys = {
                 item.id: key(
-                    item.target / targets,
-                    sum(running[leaf.id] for leaf in leaves(item)),
-                    used[item.id] / total if total else 0.0,
+                    item.target * item.weight / targets if targets else 1 / len(racing),
+                    runs[item.id],
+                    used[item.id] / all_used if all_used else 0.0,
                     c,
                 )
                 for item in racing
             }
-            at = min(racing, key=lambda item: (keys[item.id], item.path)).id
-        assert at is not None
-        picks.append(at)
-        left[at] -= 1
-        running[at] += waiting[at].cores_per_job
-    return picks
+            first = min(racing, key=lambda item: (rank(item, runs[item.id], total), keys[item.id], item.path))
+            steps.append((first, racing, runs, total))
+            at = first.id
+        left[first.id] -= 1
+        running[first.id] += waiting[first.id].cores_per_job
+        yield steps
+
+
+def rank(item: ShareNode, running: float, total: float) -> int:
+    """0 below the floor, 2 at the cap, else 1."""
+    if item.floor is not None and running < item.floor * total:
+        return 0
+    return 2 if item.cap is not None and item.cap < 1 and running >= item.cap * total else 1
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[list[ShareNode], dict[int, Waiting]]:
+def trees(draw: st.DrawFn) -> Case:
     """Trees of any shape with whole numbers, so that no rounding hides a wrong pick."""
     nodes: list[ShareNode] = []
+    part = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
     for id in range(draw(st.integers(1, 9))):
-        parent = draw(st.sampled_from([None, *(item.id for item in nodes)]))
-        whole = st.integers(0, 50).map(float)
-        nodes.append(
-            node(id, float(draw(st.integers(1, 8))), draw(whole), draw(whole), parent, path=f"/{id:03}")
-        )
+        parent = draw(st.sampled_from([None, None, *(item.id for item in nodes)]))
+        whole = st.integers(0, 50).map(float) | st.just(0.0)
+        values = {"target": float(draw(st.integers(0, 8))), "running": draw(whole), "used": draw(whole)}
+        weight = draw(st.sampled_from([1.0, 1.0, 0.0, 4.0]))
+        limits = {
+            name: draw(part) for name in draw(st.sampled_from(["", "", "cap", "floor", "cap floor"])).split()
+        }
+        nodes.append(node(id, parent=parent, path=f"/{id:03}", weight=weight, **values, **limits))
     inner = {item.parent for item in nodes}
     leaves = [item.id for item in nodes if item.id not in inner]
     work = st.builds(Waiting, st.integers(0, 9), st.sampled_from([1.0, 4.0, 8.0]))
     return nodes, {leaf: draw(work) for leaf in leaves}
 
 
-@given(case=trees(), n=st.integers(0, 40))
-def test_divide_picks_as_one_by_one(case: tuple[list[ShareNode], dict[int, Waiting]], n: int) -> None:
+@settings(max_examples=200)
+@given(case=trees(), n=st.integers(0, 40), c=st.sampled_from([1.0, 1.25, 2.0]))
+def test_divide_picks_as_one_by_one(case: Case, n: int, c: float) -> None:
     nodes, waiting = case
-    assert divide(nodes, waiting, n) == picked_naively(nodes, waiting, n, 1.25)
+    assert divide(nodes, waiting, n, c) == picked_naively(nodes, waiting, n, c)
 
 
 @given(case=trees(), n=st.integers(0, 40), order=st.randoms(use_true_random=False))
-def test_order_of_input_does_not_matter(
-    case: tuple[list[ShareNode], dict[int, Waiting]], n: int, order: random.Random
-) -> None:
+def test_order_of_input_does_not_matter(case: Case, n: int, order: random.Random) -> None:
     nodes, waiting = case
     shuffled = order.sample(nodes, len(nodes))
     turned = dict(order.sample(list(waiting.items()), len(waiting)))
@@ -112,11 +139,82 @@ def test_order_of_input_does_not_matter(
 
 
 @given(case=trees(), n=st.integers(0, 60))
-def test_only_work_that_waits_is_picked(case: tuple[list[ShareNode], dict[int, Waiting]], n: int) -> None:
+def test_only_work_that_waits_is_picked(case: Case, n: int) -> None:
     nodes, waiting = case
     picks = divide(nodes, waiting, n)
     assert len(picks) == min(n, sum(work.jobs for work in waiting.values()))
     assert all(picks.count(id) <= waiting[id].jobs for id in set(picks))
+
+
+@given(case=trees())
+def test_explain_agrees_with_the_pick_at_every_level(case: Case) -> None:
+    nodes, waiting = case
+    by_id = {one.id: one for one in explain(nodes, waiting)}
+    firsts = {id for id, one in by_id.items() if one.place == 1}
+    for steps in steps_of(nodes, waiting, 1):
+        for first, racing, runs, _ in steps:
+            assert first.id in firsts
+            assert all(by_id[item.id].running == runs[item.id] for item in racing)
+            assert {by_id[item.id].place for item in racing} == set(range(1, len(racing) + 1))
+    waits = sum(work.jobs for work in waiting.values())
+    assert bool(firsts) == bool(waits)
+    assert all(one.why for one in by_id.values())
+
+
+@given(case=trees())
+def test_floors_come_first_and_caps_last(case: Case) -> None:
+    """None is served while a sibling is below its floor, nor beyond a cap before another is there too."""
+    nodes, waiting = case
+    picks = divide(nodes, waiting, 40)
+    for leaf, steps in zip(picks, steps_of(nodes, waiting, 40), strict=True):
+        assert steps[-1][0].id == leaf
+        for first, racing, runs, total in steps:
+            ranks = {item.id: rank(item, runs[item.id], total) for item in racing}
+            if 0 in ranks.values():
+                assert ranks[first.id] == 0
+            if ranks[first.id] == 2:
+                assert set(ranks.values()) == {2}
+
+
+def test_a_floor_is_kept_and_a_cap_not_passed() -> None:
+    nodes = [node(1, 98), node(2, 1, floor=0.25), node(3, 1), node(4, 300, cap=0.125)]
+    picks = divide(nodes, {id: Waiting(1000) for id in (1, 2, 3, 4)}, 800)
+    assert picks.count(2) == 200
+    assert picks.count(4) == 100
+    assert picks.count(1) / picks.count(3) == pytest.approx(98, rel=0.3)
+
+
+def test_a_cap_does_not_leave_cores_idle() -> None:
+    nodes = [node(1, 1, cap=0.1), node(2, 1)]
+    assert divide(nodes, {1: Waiting(30)}, 40) == [1] * 30
+    picks = divide(nodes, {1: Waiting(1000), 2: Waiting(9)}, 100)
+    assert picks.index(1) <= 1
+    assert picks[10:] == [1] * 90
+
+
+def test_those_that_run_nothing_go_by_path_with_or_without_a_cap() -> None:
+    nodes = [node(1), node(2, cap=0.5), node(3), node(4, running=9.0)]
+    assert divide(nodes, {id: Waiting(1) for id in (1, 2, 3, 4)}, 4) == [1, 2, 3, 4]
+
+
+def test_a_site_weighs_targets() -> None:
+    nodes = [node(1, 50, weight=3.0), node(2, 50), node(3, 50, weight=0.0)]
+    picks = divide(nodes, {id: Waiting(1000) for id in (1, 2, 3)}, 400)
+    assert [picks.count(id) for id in (1, 2, 3)] == pytest.approx([300, 100, 0], abs=2)
+
+
+@given(data=st.data(), n=st.integers(2, 6))
+def test_nobody_with_a_target_starves(data: st.DataObject, n: int) -> None:
+    """Work never runs out: each is served before the others have had the cores that its share allows them."""
+    whole = st.integers(1, 8).map(float)
+    nodes = [node(id, data.draw(whole), used=data.draw(st.integers(0, 9)) * 1e4) for id in range(n)]
+    work = {id: Waiting(10**6, data.draw(st.sampled_from([1.0, 8.0]))) for id in range(n)}
+    late = data.draw(st.sampled_from(nodes))
+    late.running = data.draw(st.integers(0, 20)) * 1.0
+    # Its key is run / (t / c) at most; once the others' are above that, run' / (t * c) at least, it is next.
+    worst = (late.running + 8) * 1.25**2 / late.target
+    cores = sum(worst * other.target + 8 for other in nodes if other is not late)
+    assert late.id in divide(nodes, work, int(cores) + 1)
 
 
 def test_idle_farm_fills_in_proportion() -> None:
@@ -167,35 +265,6 @@ def test_work_on_an_inner_node_is_not_picked_but_told() -> None:
     assert divide(tree(), work, 10) == [5]
     told = {row.path: row.why for row in explain(tree(), work)}
     assert "without children" in told["/prod"]
-
-
-def test_steady_state_is_proportional() -> None:
-    """300 cores, jobs of 1, 8 and 4 h, the second group idle on the first day; core-hours of days 2 to 8."""
-    targets, hours = {1: 60.0, 2: 30.0, 3: 10.0}, {1: 1, 2: 8, 3: 4}
-    got = core_hours(targets, hours, cores=300, days=8, idle_first_day=2)
-    whole = sum(got.values())
-    assert [got[id] / whole * 100 for id in (1, 2, 3)] == pytest.approx([60, 30, 10], abs=2)
-
-
-def core_hours(
-    targets: dict[int, float], hours: dict[int, int], *, cores: int, days: int, idle_first_day: int
-) -> dict[int, float]:
-    running = dict.fromkeys(targets, 0)
-    used = dict.fromkeys(targets, 0.0)
-    got = dict.fromkeys(targets, 0.0)
-    ends: list[tuple[int, int]] = []
-    for hour in range(days * 24):
-        while ends and ends[0][0] <= hour:
-            running[heapq.heappop(ends)[1]] -= 1
-        nodes = [node(id, targets[id], running[id], used[id]) for id in targets]
-        work = {id: Waiting(cores) for id in targets if hour >= 24 or id != idle_first_day}
-        for id in divide(nodes, work, cores - sum(running.values())):
-            running[id] += 1
-            heapq.heappush(ends, (hour + hours[id], id))
-        for id in targets:
-            used[id] = decayed(used[id], HOUR, 24 * HOUR) + running[id] * HOUR
-            got[id] += running[id] if hour >= 24 else 0
-    return got
 
 
 def test_a_thousand_picks_over_a_hundred_leaves_all_find_work() -> None:
@@ -264,6 +333,15 @@ def test_explain_agrees_with_the_first_pick() -> None:
         ([node(3), node(1, parent=2), node(2, parent=2)], "below itself"),
         ([node(1), node(1, path="/x")], "same id or path"),
         ([node(1, path="/x"), node(2, path="/x")], "same id or path"),
+        ([node(1, floor=-0.1)], "/001 has the floor -0.1"),
+        ([node(1, cap=1.5)], "/001 has the cap 1.5"),
+        ([node(1, cap=math.nan)], "/001 has the cap nan"),
+        ([node(1, floor=0.5, cap=0.25)], "/001 has the floor 0.5 above its cap 0.25"),
+        ([node(1, floor=0.6), node(2, floor=0.5)], "floors of /001, /002 sum to 1.1"),
+        ([node(1, child_target=-1.0)], "/001 has the target for new users -1"),
+        ([node(1, half_life_s=0.0)], "/001 has a half-life of 0"),
+        ([node(1), node(2, parent=1, half_life_s=5.0)], "/002 has a half-life"),
+        ([node(1, weight=-1.0)], "/001 has the weight -1"),
     ],
 )
 def test_what_is_no_tree_is_refused(nodes: list[ShareNode], message: str) -> None:
@@ -275,6 +353,19 @@ def test_what_is_no_tree_is_refused(nodes: list[ShareNode], message: str) -> Non
 def test_a_good_tree_passes() -> None:
     check_tree(tree())
     check_tree([node(1, 0), node(2, 5)])
+    check_tree([node(1, floor=0.1), node(2, floor=0.2, cap=0.2), node(3, floor=0.7, half_life_s=60.0)])
+
+
+def test_explain_tells_of_floors_and_caps() -> None:
+    nodes = [node(1, 1, 5, floor=0.5), node(2, 1, 10), node(3, 1, 5, cap=0.25), node(4, 0), node(5, 1)]
+    rows = explain(nodes, {id: Waiting(9) for id in (1, 2, 3, 4)})
+    assert [(row.path, row.place) for row in rows] == [
+        *(("/001", 1), ("/002", 2), ("/004", 3), ("/003", 4), ("/005", None))
+    ]
+    assert [row.part for row in rows] == [0.25, 0.5, 0.0, 0.25, 0.0]
+    assert rows[0].why == "goes first: it runs 5 of 20 cores, below its floor of 50.0%"
+    assert rows[2].why == "has the target 0: served when no sibling has work"
+    assert rows[3].why.startswith("comes after /004: it runs 5 of 20 cores and is at its cap of 25.0%")
 
 
 def test_a_job_without_cores_is_refused() -> None:
