@@ -11,6 +11,7 @@ from pathlib import Path
 from agents.runtime import heartbeats
 from catalogs import sites
 from gridapp import schema
+from gridapp.insights import nowhere
 from gridapp.invariants import INVARIANTS
 from gridcore import topnames
 from gridcore.db import Database
@@ -43,6 +44,7 @@ def examine(database: Database, settings: Settings) -> list[Finding]:
     if not any(one.check == "schema" and not one.ok for one in found):
         found += _told("storage", "every storage element can be written", lambda: storage(database))
         found += _told("invariants", f"{len(INVARIANTS)} invariants hold", lambda: invariants(database))
+        found += _told("work", "every waiting job could run somewhere", lambda: impossible(database))
         found += _told("agents", "no agent is stale", lambda: agents(database, settings.lease.heartbeat_s))
     return found
 
@@ -99,6 +101,12 @@ def invariants(database: Database) -> Iterator[Trouble]:
             ids = ", ".join(" ".join(str(part) for part in row) for row in one.rows[:5])
             more = ", ..." if len(one.rows) > 5 else ""
             yield f"{one.name}: not true that {one.says}: {ids}{more}", "report this with the log"
+
+
+def impossible(database: Database) -> Iterator[Trouble]:
+    """Waiting jobs that no site could ever run."""
+    with database.snapshot() as conn:
+        yield from nowhere.doctored(conn)
 
 
 def agents(database: Database, heartbeat_s: float) -> Iterator[Trouble]:

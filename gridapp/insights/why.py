@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
 from catalogs import wishes
-from gridapp.insights import data, work
+from gridapp.insights import data, nowhere, work
 from gridapp.insights.answers import Answer
 from gridapp.insights.jobs import JOBS_OF_TASK, reason
+from gridapp.insights.nowhere import Never
 from gridapp.insights.values import KEY_MAX, some
 from gridapp.insights.why_job import why_job
 from gridcore.errors import NotFound, UsageError
@@ -93,7 +95,9 @@ def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Ans
     view = work.task(conn, name)
     stuck = _quoted(conn, view)
     deliveries = _deliveries(conn, name)
-    because = [*view["because"], *(f"{one['name']}: {one['reason']}" for one in stuck if one["reason"])]
+    never = _impossible(conn, [name])
+    because = [*view["because"], *(one for each in never for one in each.because)]
+    because += [f"{one['name']}: {one['reason']}" for one in stuck if one["reason"]]
     because += [f"delivery to {one['se']}: {one['sentence']}" for one in deliveries]
     turn, after = _task_turn(view, name)
     ready = [one for one in stuck if one["state"] == JobState.READY]
@@ -101,6 +105,8 @@ def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Ans
         first = why_job(conn, ready[0]["name"], now, heartbeat_s)
         because[1:1] = [f"{first.what}: {one}" for one in first.because[:2]]
         turn, after = first.turn, f"tierflow why {first.what}"
+    if never:
+        turn = never[0].turn
     shown = ("units", "jobs", "jobs_by_kind", "merges", "open_blocks", "input_dataset", "output_dataset")
     return Answer(
         what=name,
@@ -112,6 +118,11 @@ def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Ans
         turn=turn,
         next=after,
     )
+
+
+def _impossible(conn: Connection, names: Collection[str]) -> list[Never]:
+    """The classes with waiting jobs of these tasks that no site could ever run."""
+    return [one for one in nowhere.never(conn) if one.task in names]
 
 
 def _quoted(conn: Connection, view: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,6 +161,8 @@ def _task_turn(view: dict[str, Any], name: str) -> tuple[str, str]:
     jobs = view["jobs"]
     if view["state"] in (TaskState.COMPLETED, TaskState.KILLED):
         return "nobody", f"tierflow task show {name}"
+    if view["state"] == TaskState.PAUSED:
+        return "an operator", f"tierflow request resume {view['request_id']}"
     if view["state"] == TaskState.INCOMPLETE:
         cure = f"tierflow task retry {name}"
         return f"{view['requester']} or an operator", cure if jobs.get(
@@ -166,36 +179,42 @@ def _task_turn(view: dict[str, Any], name: str) -> tuple[str, str]:
     return "the job_maker", f"tierflow task show {name}"
 
 
-_REQUESTS = {
-    RequestState.SUBMITTED: ("waits for the approval of group {group}'s production role", "an approver"),
-    RequestState.RUNNING: ("approved; its tasks run", "its tasks"),
-    RequestState.REJECTED: ("turned down by {decided_by}", "nobody"),
-    RequestState.COMPLETED: ("every task is completed", "nobody"),
-    RequestState.INCOMPLETE: ("every task has ended, some without all of their units", "{requester}"),
-    RequestState.ABORTED: ("ended by {decided_by}", "nobody"),
-}
-
-
 def _request(conn: Connection, key: int) -> Answer:
     view = work.request(conn, key)
-    told, turn = _REQUESTS[RequestState(view["state"])]
-    unfinished = [one for one in view["tasks"] if one["state"] != TaskState.COMPLETED]
-    follow = f"tierflow why {unfinished[0]['name']}" if unfinished else f"tierflow request show {key}"
-    if view["state"] == RequestState.SUBMITTED:
-        follow = f"tierflow request approve {key}"
-    shown = ("name", "requester", "group", "priority", "created_at", "decided_by")
+    names = [one["name"] for one in view["tasks"]]
+    shown = ("name", "requester", "group", "priority", "created_at", "decided_by", "assigned")
+    because = [view["reason"], *([view["assigned"]["why"]] if view["assigned"]["why"] else [])]
     return Answer(
         what=f"req:{key}",
         kind="request",
         state=view["state"],
         since=view["updated_at"],
-        because=[told.format(**view), *(f"{one['name']}: {one['reason']}" for one in view["tasks"])],
+        because=[
+            *because,
+            *(one for each in _impossible(conn, names) for one in each.because),
+            *(f"{one['name']}: {one['reason']}" for one in view["tasks"]),
+        ],
         evidence={
             **{name: view[name] for name in shown},
             "tasks": [
                 {name: one[name] for name in ("name", "state", "jobs", "units")} for one in view["tasks"]
             ],
         },
-        turn=turn.format(**view),
-        next=follow,
+        turn=view["turn"],
+        next=_request_next(view),
     )
+
+
+def _request_next(view: dict[str, Any]) -> str:
+    key = view["id"]
+    match view["state"]:
+        case RequestState.DRAFT:
+            return f"tierflow request submit-draft {key}"
+        case RequestState.APPROVED:
+            return f"tierflow request assign {key}"
+        case RequestState.SUBMITTED:
+            return f"tierflow request approve {key}"
+        case RequestState.PAUSED:
+            return f"tierflow request resume {key}"
+    unfinished = [one["name"] for one in view["tasks"] if one["state"] != TaskState.COMPLETED]
+    return f"tierflow why {unfinished[0]}" if unfinished else f"tierflow request show {key}"

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import Connection, bindparam, select
 
-from catalogs.tables import site
-from gridapp.insights import agents, jobs
+from gridapp.insights import agents, jobs, why_ready
 from gridapp.insights.answers import Answer
-from gridapp.insights.values import ago, iso, plain, some
+from gridapp.insights.values import ago, iso, plain
 from gridcore.ids import job_name
 from gridcore.tables import lease
-from prodsys import brokerage, endpoints
-from prodsys.brokerage import Refusal
+from prodsys import holds
 from prodsys.jobs.machine import JobKind, JobState
-from prodsys.tables import class_site, endpoint
-from prodsys.tables import job as job_table
+from prodsys.tables import endpoint
 
-VERDICTS = (
-    select(class_site, site.c.name.label("site"))
-    .join_from(class_site, site, site.c.id == class_site.c.site_id)
-    .where(class_site.c.class_id == bindparam("of_class"))
-    .order_by(class_site.c.eligible.desc(), site.c.name)
-)
-AHEAD = select(func.count()).where(
-    job_table.c.class_id == bindparam("of_class"),
-    job_table.c.state == JobState.READY,
-    or_(
-        job_table.c.rank < bindparam("own_rank"),
-        (job_table.c.rank == bindparam("own_rank")) & (job_table.c.id < bindparam("own_id")),
-    ),
-)
 HOLDER = (
     select(lease.c.owner, lease.c.expires_at)
     .join_from(endpoint, lease, lease.c.id == endpoint.c.lease_id)
@@ -50,8 +33,9 @@ class Told:
     turn: str
     agent: str | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    #: The command that moves it on; `job show` where there is none.
+    #: The command that moves it on; `job show` where there is none. `then` is one that names no job.
     command: str | None = None
+    then: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,61 +80,15 @@ def why_job(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> A
             **told.evidence,
         },
         turn=told.turn,
-        next="tierflow agent list" if ailing else f"tierflow {told.command or 'job show'} {own}",
+        next="tierflow agent list" if ailing else told.then or f"tierflow {told.command or 'job show'} {own}",
     )
 
 
 def _ready(case: _Case) -> Told:
-    verdicts = case.conn.execute(VERDICTS, {"of_class": case.row.class_id}).all()
-    busy = {one.site: one for one in endpoints.occupancy(case.conn)}
-    binds = {"of_class": case.row.class_id, "own_rank": case.row.rank, "own_id": case.row.id}
-    ahead = case.conn.execute(AHEAD, binds).scalar_one()
-    lines = [_line(one, busy[one.site]) for one in verdicts if one.site in busy]
-    idle = [one.site for one in verdicts if one.site not in busy]
-    if idle:
-        lines.append(f"no endpoint to run jobs: {', '.join(idle)}")
-    place = f"{some(ahead, 'job')} of its class ahead of it" if ahead else "it is the first of its class"
-    standing = {one["path"]: one["why"] for one in jobs.shares(case.conn)}
-    share = f"share {case.row.share_path} {standing.get(case.row.share_path, 'is unknown')}"
-    evidence = {
-        "ahead": ahead,
-        "share": case.row.share_path,
-        "verdicts": [
-            {
-                "site": one.site,
-                "eligible": bool(one.eligible),
-                "code": one.code,
-                "decided_at": iso(one.decided_at),
-            }
-            for one in verdicts
-        ],
-    }
-    if not verdicts:
-        first = "the sites have not been judged for its class yet"
-        return Told(because=[first, place], turn="the job_maker", agent="job_maker", evidence=evidence)
-    if not any(one.eligible for one in verdicts):
-        turn = _who_opens(verdicts)
-        return Told(because=["no site can run it", *lines], turn=turn, evidence=evidence)
-    because = [f"waits in the queue: {place}", *lines, share]
-    return Told(because=because, turn="the prodagent", agent="prodagent", evidence=evidence)
-
-
-def _line(row: Any, busy: endpoints.Occupancy) -> str:
-    told = f"{row.site}: {brokerage.render(row.code, row.params or {})}"
-    if not row.eligible:
-        return told
-    if busy.owner is None:
-        return f"{told}, but no prodagent serves {busy.name}"
-    return f"{told}; {busy.open} of {some(busy.slots, 'slot')} taken at {busy.name}"
-
-
-def _who_opens(verdicts: Sequence[Any]) -> str:
-    codes = {one.code for one in verdicts}
-    if Refusal.INPUT_NOWHERE in codes:
-        return "whoever produces or restores its input"
-    if codes & {Refusal.INPUT_NOT_HERE}:
-        return "whoever subscribes its input to a site that runs jobs"
-    return "an operator of the sites, or whoever wrote the task's requirements"
+    told = why_ready.waiting(case.conn, case.row, case.now)
+    return Told(
+        because=told.because, turn=told.turn, agent=told.agent, evidence=told.evidence, then=told.then
+    )
 
 
 def _leased(case: _Case) -> Told:
@@ -219,11 +157,19 @@ def _ended(one: dict[str, Any]) -> str:
 
 def _held(case: _Case) -> Told:
     kind = case.row.hold_kind or "operator"
-    turn = {"input": "whoever produces or restores its input", "policy": "the policy that holds it"}
+    if case.row.code == holds.PAUSED:
+        return _paused(case)
+    turn = "whoever produces or restores its input" if kind == "input" else "an operator"
     because = [f"held for {kind} {case.since('ended_at')}"]
     if case.row.code:
         because.insert(0, _reason(case))
-    return Told(because=because, turn=turn.get(kind, "an operator"), command="job release")
+    return Told(because=because, turn=turn, command="job release")
+
+
+def _paused(case: _Case) -> Told:
+    request = (case.row.params or {}).get("request")
+    first = f"its request is paused: nothing of it starts, what runs goes on; held {case.since('ended_at')}"
+    return Told(because=[first], turn="an operator", then=f"tierflow request resume {request}")
 
 
 def _lost(case: _Case) -> Told:
