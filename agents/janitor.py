@@ -13,7 +13,7 @@ from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
 from gridcore.db import leases, outbox
 from gridcore.db.leases import Lease
-from prodsys import shares, sqlport
+from prodsys import outcomes, shares, sqlport
 
 #: How long told events and answers to agents are kept.
 KEPT = timedelta(days=1)
@@ -46,11 +46,13 @@ class Janitor(Agent):
         return {"settled": self.context.database.transaction(unit)}
 
     def prune(self, lease: Lease) -> Counts:
-        """Remove events, answers and heartbeats that are out of date."""
+        """Remove events, answers, heartbeats and statistics that are out of date."""
 
         def unit(conn: Connection) -> dict[str, int]:
-            before = leases.hold(conn, lease) - KEPT
+            now = leases.hold(conn, lease)
+            before = now - KEPT
             return {
+                "outcomes": outcomes.prune(conn, now - outcomes.KEPT),
                 "events": outbox.forget(conn, before),
                 "answers": sqlport.forget(conn, before),
                 "heartbeats": heartbeats.prune(conn, self.context.settings.lease.heartbeat_s),

@@ -10,6 +10,7 @@ from signal import Signals
 from typing import Any, Literal
 
 Blame = Literal["user", "site", "storage", "system"]
+Bigger = Literal["memory", "wall"]
 
 
 class ErrorClass(StrEnum):
@@ -41,7 +42,7 @@ _CODES: dict[ErrorClass, tuple[int, ...]] = {
         *range(8023, 8028),
         *(8029, 8034),
     ),
-    ErrorClass.KILLED: (50669, 71300, 99400, 99401),
+    ErrorClass.KILLED: (50669, 61300, 71300, 99400, 99401),
     ErrorClass.TIMEOUT: (8032, 50663, 50664, 50665, 71304, 71305, 71306, 71307),
     ErrorClass.MEMORY: (8004, 8030, 8031, 50660, 50661),
     ErrorClass.STAGE_IN: (8020, 8021, 8022, 8028, 10042),
@@ -52,11 +53,11 @@ _CODES: dict[ErrorClass, tuple[int, ...]] = {
         *(99303, 99996, 99997, 99998, 99999),
     ),
     ErrorClass.EXECUTABLE: (126, 127, 50110, 50111, 50113),
-    ErrorClass.PREEMPTED: (71301, 71302, 71303),
-    ErrorClass.SUBMIT: (11001, 11002, 71104, 71105),
+    ErrorClass.PREEMPTED: (61301, 61302, 61303, 71301, 71302, 71303),
+    ErrorClass.SUBMIT: (11001, 11002, 61103, 61104, 71104, 71105),
     ErrorClass.SITE: (
         *(8033, 10031, 10032, 10034, 10040, 10043),
-        *(11003, 11004, 11005, 50513, 71101, 71102),
+        *(11003, 11004, 11005, 50513, 61101, 61102, 71101, 71102),
     ),
 }
 #: The exit codes of CRAB and WMCore. A code of less than 126 is the program's own: their 8-bit remainders
@@ -74,6 +75,7 @@ class RetryRule:
     """One line of the retry table.
 
     `max_retries` is the job's budget for this class. `elsewhere`: another site if there is one.
+    `bigger`: what the next try gets `factor` times as much of, as far as some site offers it.
     `penalty`: the failure is held against the job; a try it never had, or lost through no fault of its own,
     is not. `final`: the state when the budget is spent.
     """
@@ -86,6 +88,8 @@ class RetryRule:
     penalty: bool
     blame: Blame
     final: Literal["FAILED", "HELD"] = "FAILED"
+    bigger: Bigger | None = None
+    factor: float = 1.5
 
 
 def _rule(
@@ -97,6 +101,7 @@ def _rule(
     elsewhere: bool = False,
     penalty: bool = True,
     final: Literal["FAILED", "HELD"] = "FAILED",
+    bigger: Bigger | None = None,
 ) -> RetryRule:
     return RetryRule(
         error_class=kind,
@@ -107,6 +112,7 @@ def _rule(
         penalty=penalty,
         blame=blame,
         final=final,
+        bigger=bigger,
     )
 
 
@@ -119,8 +125,8 @@ DEFAULT_RULES: dict[ErrorClass, RetryRule] = {
     for rule in (
         _rule(ErrorClass.PAYLOAD, 3, _SHORT, "user"),
         _rule(ErrorClass.KILLED, 3, _SHORT, "site", elsewhere=True),
-        _rule(ErrorClass.TIMEOUT, 1, _SHORT, "user", elsewhere=True),
-        _rule(ErrorClass.MEMORY, 1, _SHORT, "user", elsewhere=True),
+        _rule(ErrorClass.TIMEOUT, 2, _SHORT, "user", bigger="wall"),
+        _rule(ErrorClass.MEMORY, 2, _SHORT, "user", bigger="memory"),
         _rule(ErrorClass.STAGE_IN, 5, _STORAGE, "storage", elsewhere=True),
         _rule(ErrorClass.STAGE_OUT, 5, _STORAGE, "storage", elsewhere=True),
         _rule(ErrorClass.NO_OUTPUT, 1, _SHORT, "user"),
@@ -144,11 +150,15 @@ class Reason(StrEnum):
     RETRIES_SPENT = "RETRIES_SPENT"
     WAITS_FOR_OPERATOR = "WAITS_FOR_OPERATOR"
     WAITS_FOR_INPUT = "WAITS_FOR_INPUT"
+    RETARGETED = "RETARGETED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """What becomes of the job; due_at is None unless it runs again."""
+    """What becomes of the job; due_at is None unless it runs again.
+
+    Where and how big the next try is, is decided when it is due (`retargets`): sites change until then.
+    """
 
     state: Literal["RETRY_WAIT", "FAILED", "HELD"]
     due_at: datetime | None
@@ -203,7 +213,12 @@ def decide(
         state="RETRY_WAIT",
         due_at=now + timedelta(seconds=delay),
         reason_code=Reason.RETRY_LATER,
-        params={**params, "delay_s": round(delay, 3), "elsewhere": rule.elsewhere},
+        params={
+            **params,
+            "delay_s": round(delay, 3),
+            "elsewhere": rule.elsewhere,
+            "bigger": rule.bigger,
+        },
         elsewhere=rule.elsewhere,
     )
 
@@ -222,16 +237,45 @@ def _final_reason(rule: RetryRule) -> Reason:
 
 
 def reason(code: str, params: Mapping[str, Any]) -> str:
-    """A stored reason as a sentence."""
+    """A stored reason as a sentence. Raises KeyError for parameters of another code."""
+    if code == Reason.WAITS_FOR_INPUT:
+        return "no storage element holds the complete input; runs when one does"
+    if code == Reason.RETARGETED:
+        return _retargeted(params)
     failure = f"{params['class']} failure {params['failures']} ({params['blame']})"
     match code:
         case Reason.RETRY_LATER:
             retry = f"retry {params['failures']} of {params['max']}"
-            return f"{failure}: {retry} after {params['delay_s']:g} s"
+            return f"{failure}: {retry} after {params['delay_s']:g} s{_changes(params)}"
         case Reason.RETRIES_SPENT:
             return f"{failure}: no retry left of {params['max']}"
         case Reason.WAITS_FOR_OPERATOR:
             return f"{failure}: no retry left of {params['max']}, waits for an operator"
-        case Reason.WAITS_FOR_INPUT:
-            return "no storage element holds the complete input; runs when one does"
     return f"{code}: {failure}"
+
+
+_MORE = {"memory": "with more memory", "wall": "with more time"}
+
+
+def _changes(params: Mapping[str, Any]) -> str:
+    told = [
+        _MORE.get(str(params.get("bigger")), ""),
+        "elsewhere if it can" if params.get("elsewhere") else "",
+    ]
+    return "".join(f", {one}" for one in told if one)
+
+
+_UNITS = {"memory_mb": "MB of memory", "wall_s": "s of wall time"}
+
+
+def _retargeted(params: Mapping[str, Any]) -> str:
+    """What the next try asks for that the last one did not."""
+    told = [
+        f"asks for {to} instead of {old} {_UNITS.get(name, name)}"
+        for name, (old, to) in sorted(params.get("bigger", {}).items())
+    ]
+    if params.get("not_at"):
+        told.append(f"stays away from {', '.join(params['not_at'])}, where it failed")
+    if params.get("again_at"):
+        told.append(f"may run at {', '.join(params['again_at'])} again")
+    return "; ".join(told) or "asks for what it asked for before"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -20,12 +22,23 @@ CHANGE = (
 REMOVE = delete(retry_rule).where(retry_rule.c.error_class == bindparam("of_class"))
 
 
+#: What agents of the first release do not know: written only where it is not the class's default.
+_SINCE = ("bigger", "factor")
+_KNOWN = frozenset(field.name for field in fields(RetryRule)) - {"error_class"}
+
+
 def overrides(conn: Connection) -> dict[ErrorClass, RetryRule]:
-    """The rules that are rows."""
+    """The rules that are rows, of the classes this release knows."""
     return {
-        ErrorClass(row.error_class): RetryRule(error_class=ErrorClass(row.error_class), **row.rule)
+        ErrorClass(row.error_class): _rule(ErrorClass(row.error_class), row.rule)
         for row in conn.execute(RULES)
+        if row.error_class in tuple(ErrorClass)
     }
+
+
+def _rule(kind: ErrorClass, stored: Mapping[str, Any]) -> RetryRule:
+    values: dict[str, Any] = {name: value for name, value in stored.items() if name in _KNOWN}
+    return replace(DEFAULT_RULES[kind], **values)
 
 
 def rules(conn: Connection) -> dict[ErrorClass, RetryRule]:
@@ -37,6 +50,9 @@ def put(conn: Connection, new: RetryRule) -> bool:
     """Override the default of a class; whether anything changed."""
     values = asdict(new)
     name = str(values.pop("error_class"))
+    for since in _SINCE:
+        if values[since] == getattr(DEFAULT_RULES[new.error_class], since):
+            del values[since]
     old = conn.execute(RULE_OF, {"of_class": name}).scalar_one_or_none()
     if old is None:
         insert_rows(conn, retry_rule, [{"error_class": name, "rule": values}])

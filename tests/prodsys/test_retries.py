@@ -151,7 +151,13 @@ def test_a_dead_endpoint_ends_with_the_operator() -> None:
     ("kind", "failures", "sentence"),
     [
         (ErrorClass.PAYLOAD, 2, "payload failure 2 (user): retry 2 of 3 after 120 s"),
-        (ErrorClass.STAGE_IN, 1, "stage_in failure 1 (storage): retry 1 of 5 after 300 s"),
+        (
+            ErrorClass.STAGE_IN,
+            1,
+            "stage_in failure 1 (storage): retry 1 of 5 after 300 s, elsewhere if it can",
+        ),
+        (ErrorClass.MEMORY, 2, "memory failure 2 (user): retry 2 of 2 after 120 s, with more memory"),
+        (ErrorClass.TIMEOUT, 1, "timeout failure 1 (user): retry 1 of 2 after 60 s, with more time"),
         (ErrorClass.PAYLOAD, 4, "payload failure 4 (user): no retry left of 3"),
         (ErrorClass.SUBMIT, 51, "submit failure 51 (system): no retry left of 50, waits for an operator"),
         (ErrorClass.INPUT_MISSING, 1, "no storage element holds the complete input; runs when one does"),
