@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from catalogs.states import Switch
-from gridapp.topology import EndpointItem, Item, LinkItem, SiteItem, StorageItem, Topology
+from gridapp.topology_items import EndpointItem, Item, LinkItem, SiteItem, StorageItem, Topology
 from gridapp.topology_writer import document_of
 
 
@@ -41,8 +41,19 @@ def _settled_item(item: Item, old: Any) -> Item:
     return item
 
 
+def merged(new: Topology, old: Topology, prune: bool) -> Topology:
+    """What will be there once the new topology is applied: with `prune` nothing else, without it the
+    old as well."""
+    if prune:
+        return new
+    before = old.kinds()
+    kinds = {kind: {**before[kind], **items} for kind, items in new.kinds().items()}
+    return Topology(**kinds)  # type: ignore[arg-type]
+
+
 def difference(old: Topology, new: Topology, prune: bool) -> list[Change]:
-    """Additions and changes from sites up, then removals from retry rules down."""
+    """Additions and changes from sites up, then removals from retry rules down, what is below before what is
+    above."""
     before = old.kinds()
     changes = [
         change
@@ -53,7 +64,7 @@ def difference(old: Topology, new: Topology, prune: bool) -> list[Change]:
     gone = [
         Change(kind, name, "remove")
         for kind, items in reversed(new.kinds().items())
-        for name in before[kind]
+        for name in sorted(before[kind], reverse=True)
         if name not in items
     ]
     return changes + gone if prune else changes

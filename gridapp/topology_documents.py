@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
@@ -16,10 +17,13 @@ from pydantic import (
 )
 
 from catalogs.states import Switch
-from gridcore.errors import GridError
+from gridcore.errors import GridError, UsageError
 from gridcore.identity import Role
 from gridcore.ids import check_label, check_site
 from prodsys.retries import ErrorClass
+from prodsys.shares import LEAF_TARGET
+
+_GLOB = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,100}")
 
 
 def _follows(check: Callable[[str], str]) -> AfterValidator:
@@ -32,15 +36,36 @@ def _follows(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _check_path(text: str) -> str:
+    for part in text.split("/"):
+        check_label(part, "group")
+    return text
+
+
+def _check_glob(text: str) -> str:
+    if not _GLOB.fullmatch(text):
+        raise UsageError(f"{text!r} is no pattern of names", hint="a name in which * and ? stand for others")
+    return text
+
+
 Name = Annotated[str, _follows(check_label)]
 SiteName = Annotated[str, _follows(check_site)]
+EndpointName = Annotated[Name, StringConstraints(max_length=80)]
 SeName = Annotated[Name, StringConstraints(max_length=60)]
-GroupName = Annotated[Name, StringConstraints(max_length=60)]
+Short = Annotated[Name, StringConstraints(max_length=60)]
+GroupPath = Annotated[str, StringConstraints(max_length=60), _follows(_check_path)]
+Glob = Annotated[str, StringConstraints(max_length=100), _follows(_check_glob)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 Login = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,60}$")]
 Amount = Annotated[int, Field(gt=0, le=10**9)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=10**6)]
+Rank = Annotated[int, Field(ge=-(10**6), le=10**6)]
+Priority = Annotated[int, Field(ge=-(10**9), le=10**9)]
+Named = Annotated[list[Short], Field(min_length=1)]
 
 
 class Document(BaseModel):
@@ -53,6 +78,11 @@ class SiteDocument(Document):
     name: SiteName
     state: Switch | None = None
     note: Text | None = None
+
+
+class SiteSetDocument(Document):
+    name: Short
+    sites: Annotated[list[SiteName], Field(min_length=1)]
 
 
 class StorageDocument(Document):
@@ -96,16 +126,24 @@ class LinkDocument(Document):
 
 
 class OfferDocument(Document):
-    """What brokerage compares; a limit left out is one the endpoint does not have."""
+    """What brokerage compares; a limit left out does not bind, anything else left out is not there.
+
+    `disk_mb` and `gpus` are the most that one job may use, `tags` the software installed, `outbound` whether
+    jobs may connect to the outside.
+    """
 
     cores_max: Amount | None = None
     memory_mb_per_core: Amount | None = None
     wall_s_max: Amount | None = None
     platforms: list[Text] | None = None
+    disk_mb: Amount | None = None
+    tags: list[Text] | None = None
+    gpus: Count | None = None
+    outbound: bool | None = None
 
 
 class EndpointDocument(Document):
-    name: Annotated[Name, StringConstraints(max_length=80)]
+    name: EndpointName
     site: SiteName
     kind: Literal["local", "fake"] = "local"
     slots: Annotated[int, Field(ge=0, le=10**6)]
@@ -114,23 +152,89 @@ class EndpointDocument(Document):
     state: Switch | None = None
 
 
+class AgentDocument(Document):
+    name: Short
+    endpoints: Annotated[list[EndpointName], Field(min_length=1)]
+
+
 class ShareDocument(Document):
-    group: GroupName
+    """`group` is a path such as `cms/higgs`; `child_target` is for users, who get a share by themselves."""
+
+    group: GroupPath
     target: float
+    floor: Part | None = None
+    cap: Part | None = None
+    child_target: Weight = LEAF_TARGET
+    half_life_s: Seconds | None = None
+    weights: dict[SiteName, Weight] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.half_life_s is not None and "/" in self.group:
+            root = self.group.partition("/")[0]
+            raise ValueError(f"half_life_s holds for a whole tree; give it to {root}")
+        if self.floor is not None and self.cap is not None and self.floor > self.cap:
+            raise ValueError(f"the floor {self.floor:g} is above the cap {self.cap:g}; lower it")
+        return self
+
+
+class LimitDocument(Document):
+    """At most so many active jobs or cores of the site, the share and the task type that it names."""
+
+    name: Annotated[Name, StringConstraints(max_length=99)]
+    site: SiteName | None = None
+    share: Annotated[str, StringConstraints(max_length=200), _follows(_check_path)] | None = None
+    type: Annotated[Name, StringConstraints(max_length=30)] | None = None
+    max_jobs: Count | None = None
+    max_cores: Count | None = None
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        if (self.site, self.share, self.type) == (None, None, None):
+            raise ValueError("the limit is of nothing; give one of site, share and type")
+        if (self.max_jobs, self.max_cores) == (None, None):
+            raise ValueError("the limit limits nothing; give max_jobs or max_cores")
+        return self
+
+
+class PolicyDocument(Document):
+    """What a request must be, anything where left out, and the agents, sites and site sets it is assigned to,
+    everywhere without any.
+
+    The lowest rank is asked first; `groups` are what requests name, `names` patterns of their names.
+    """
+
+    name: Short
+    rank: Rank
+    groups: Annotated[list[GroupPath], Field(min_length=1)] | None = None
+    requesters: Named | None = None
+    names: Annotated[list[Glob], Field(min_length=1)] | None = None
+    min_priority: Priority | None = None
+    max_priority: Priority | None = None
+    agents: list[Short] = []
+    sites: list[SiteName] = []
+    site_sets: list[Short] = []
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        low, high = self.min_priority, self.max_priority
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"no priority is at least {low} and at most {high}; lower min_priority")
+        return self
 
 
 class AccountDocument(Document):
     """`login` is a Unix login, "*" for anybody, left out for nobody; `roles` are by group, by site, or "*"
     for everywhere."""
 
-    name: GroupName
+    name: Short
     login: Login | Literal[""] = ""
-    groups: list[GroupName] = []
+    groups: list[Short] = []
     roles: dict[str, list[Role]] = {}
 
 
 class RetryDocument(Document):
-    """What is left out is the default of that class."""
+    """What is left out is the default of that class; `bigger` "none" stands for none."""
 
     error_class: ErrorClass
     max_retries: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -140,15 +244,21 @@ class RetryDocument(Document):
     penalty: bool | None = None
     blame: Literal["user", "site", "storage", "system"] | None = None
     final: Literal["FAILED", "HELD"] | None = None
+    bigger: Literal["memory", "wall", "none"] | None = None
+    factor: Annotated[float, Field(gt=1, le=10)] | None = None
 
 
 class GridDocument(Document):
     """One file of a topology."""
 
     site: list[SiteDocument] = []
+    site_set: list[SiteSetDocument] = []
     se: list[StorageDocument] = []
     link: list[LinkDocument] = []
     endpoint: list[EndpointDocument] = []
+    agent: list[AgentDocument] = []
     share: list[ShareDocument] = []
+    limit: list[LimitDocument] = []
     account: list[AccountDocument] = []
+    policy: list[PolicyDocument] = []
     retry: list[RetryDocument] = []

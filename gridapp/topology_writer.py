@@ -11,15 +11,17 @@ from typing import Any
 
 from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_xml import to_xml
-from gridapp.topology import (
-    GRID_FILE,
+from gridapp.topology_files import GRID_FILE, topology_files
+from gridapp.topology_items import (
     AccountItem,
+    AgentItem,
     Item,
+    PolicyItem,
     RetryItem,
     ShareItem,
+    SiteSetItem,
     StorageItem,
     Topology,
-    topology_files,
 )
 from gridcore.errors import UsageError
 
@@ -64,7 +66,15 @@ def document_of(item: Item) -> dict[str, Any]:
             values = {key: value for key, value in values.items() if key != "tfc"}
             values["storage"] = _catalog_path(item.name)
         case ShareItem():
-            values = {"group": item.name, "target": item.target}
+            del values["name"]
+            values = {"group": item.name, **values, "weights": dict(item.weights) or None}
+        case SiteSetItem():
+            values["sites"] = sorted(item.sites)
+        case AgentItem():
+            values["endpoints"] = sorted(item.endpoints)
+        case PolicyItem():
+            rule = {key: value for key, value in item.rule().items() if value != []}
+            values = {"name": item.name, "rank": item.rank, **rule}
         case AccountItem():
             roles = {scope: sorted(held) for scope, held in item.roles_by_scope().items()}
             values = {
@@ -74,7 +84,7 @@ def document_of(item: Item) -> dict[str, Any]:
                 "roles": roles,
             }
         case RetryItem():
-            values = asdict(item.rule)
+            values = {**asdict(item.rule), "bigger": item.rule.bigger or "none"}
     return {key: value for key, value in values.items() if value is not None}
 
 

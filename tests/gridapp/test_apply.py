@@ -72,7 +72,7 @@ def test_the_embedded_grid_is_applied_once(database: Database, topology: Topolog
         planned = plan(conn, topology, False)
     assert counted(database) == dict.fromkeys(counted(database), 0)
     assert put(database, topology) == planned
-    assert len(planned) == 6 + 6 + 12 + 6 + 2 + 1
+    assert len(planned) == 6 + 2 + 6 + 12 + 6 + 2 + 1
     before = counted(database)
     assert before["audit_log"] == len(planned)
     assert before["revision"] == 1
@@ -187,10 +187,10 @@ def test_nothing_is_removed_unless_asked_for(
 
 def test_an_empty_topology_prunes_everything_unused(database: Database, topology: Topology) -> None:
     put(database, topology)
-    empty = Topology(site={}, se={}, link={}, endpoint={}, share={}, account={}, retry={})
-    assert len(put(database, empty, prune=True)) == 33
+    empty = Topology(**{kind: {} for kind in topology.kinds()})
+    assert len(put(database, empty, prune=True)) == 35
     left = counted(database)
-    assert {name: n for name, n in left.items() if n} == {"audit_log": 66, "revision": 2}
+    assert {name: n for name, n in left.items() if n} == {"audit_log": 70, "revision": 2}
 
 
 def _want(conn: Connection, se_id: int) -> None:
@@ -240,7 +240,7 @@ def test_two_who_apply_at_once_make_one_grid(database: Database, topology: Topol
         return len(apply(database, keys, topology, f"op{number}", False, NOW + timedelta(seconds=number)))
 
     with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(one, range(4))) == [0, 0, 0, 33]
+        assert sorted(pool.map(one, range(4))) == [0, 0, 0, 35]
     assert counted(database)["revision"] == 1
 
 

@@ -14,8 +14,9 @@ from catalogs.sites import StorageElement
 from catalogs.states import Switch
 from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_lint import lint
-from gridapp.topology import GRID_FILE, StorageItem, Topology, read_topology
+from gridapp.topology import GRID_FILE, Topology, read_topology
 from gridapp.topology_diff import difference, settled, summary
+from gridapp.topology_items import StorageItem
 from gridapp.topology_writer import to_toml, write_topology
 from gridcore.errors import UsageError
 from gridcore.identity import Role, local_principal

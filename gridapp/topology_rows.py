@@ -1,0 +1,148 @@
+"""The topology as the database holds it: its rows read as items."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from sqlalchemy import Connection, exists, or_, select
+
+from catalogs import sites
+from catalogs.sites import Link, StorageElement
+from gridapp.topology_items import (
+    AccountItem,
+    AgentItem,
+    EndpointItem,
+    Item,
+    LimitItem,
+    LinkItem,
+    PolicyItem,
+    RetryItem,
+    ShareItem,
+    SiteItem,
+    SiteSetItem,
+    StorageItem,
+    Topology,
+)
+from gridcore import accounts
+from gridcore.tables import quota
+from prodsys import assignments, endpoints, retry_rules, work_limits
+from prodsys.endpoints import Endpoint
+from prodsys.shares import LEAF_TARGET
+from prodsys.tables import share_node, site_share
+from prodsys.work_limits import WorkLimit
+
+T = TypeVar("T", bound=Item)
+TRANSIT = "transit:"
+
+TRANSIT_LIMITS = select(quota.c.owner, quota.c.limit_value).where(quota.c.owner.startswith(TRANSIT))
+_below = share_node.alias("below")
+#: Shares of groups. A user's leaf, which made itself, has neither children nor a target for them.
+GROUPS = (
+    select(share_node)
+    .where(
+        or_(
+            share_node.c.parent_id.is_(None),
+            share_node.c.child_target.is_not(None),
+            exists(select(_below.c.id).where(_below.c.parent_id == share_node.c.id)),
+        )
+    )
+    .order_by(share_node.c.path)
+)
+SITE_WEIGHTS = select(site_share)
+
+
+def stored(conn: Connection) -> Topology:
+    """The topology as the database holds it."""
+    found = sites.sites(conn)
+    elements = sites.storage_elements(conn)
+    served = endpoints.endpoints(conn)
+    site_names = {one.id: one.name for one in found}
+    se_names = {one.id: one.name for one in elements}
+    endpoint_names = {one.id: one.name for one in served}
+    transit = {row.owner: row.limit_value for row in conn.execute(TRANSIT_LIMITS)}
+    return Topology(
+        site=_named(SiteItem(name=one.name, state=one.state, note=one.note) for one in found),
+        site_set=_named(
+            SiteSetItem(name=one.name, sites=frozenset(site_names[key] for key in one.sites))
+            for one in assignments.site_sets(conn)
+        ),
+        se=_named(
+            _storage_item(one, site_names[one.site_id], transit.get(TRANSIT + one.name, 0))
+            for one in elements
+        ),
+        link=_named(
+            _link_item(one, se_names[one.src_se_id], se_names[one.dst_se_id]) for one in sites.links(conn)
+        ),
+        endpoint=_named(_endpoint_item(one, site_names[one.site_id]) for one in served),
+        agent=_named(
+            AgentItem(name=one.name, endpoints=frozenset(endpoint_names[key] for key in one.endpoints))
+            for one in assignments.agents(conn)
+        ),
+        share=_named(_share_items(conn, site_names)),
+        limit=_named(_limit_item(one, site_names) for one in work_limits.limits(conn)),
+        account=_named(AccountItem.of(one) for one in accounts.accounts(conn)),
+        policy=_named(PolicyItem.of(one.name, one.rank, one.rule) for one in assignments.policies(conn)),
+        retry=_named(RetryItem(rule=rule) for rule in retry_rules.overrides(conn).values()),
+    )
+
+
+def _named(items: Iterable[T]) -> dict[str, T]:
+    return {item.name: item for item in items}
+
+
+def _storage_item(one: StorageElement, site: str, transit_bytes: int) -> StorageItem:
+    return StorageItem(
+        name=one.name,
+        site=site,
+        kind=one.kind,
+        protocol=one.protocol,
+        tfc=one.tfc,
+        root=one.root,
+        transit_bytes=transit_bytes,
+        state=one.state,
+    )
+
+
+def _link_item(one: Link, src: str, dst: str) -> LinkItem:
+    return LinkItem(src=src, dst=dst, distance=one.distance, tool=one.tool, state=one.state, note=one.note)
+
+
+def _endpoint_item(one: Endpoint, site: str) -> EndpointItem:
+    return EndpointItem(
+        name=one.name,
+        site=site,
+        kind=one.kind,
+        slots=one.slots,
+        offer=one.offer,
+        config=one.config,
+        state=one.state,
+    )
+
+
+def _share_items(conn: Connection, site_names: Mapping[int, str]) -> Iterable[ShareItem]:
+    weights: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in conn.execute(SITE_WEIGHTS):
+        weights[row.node_id][site_names[row.site_id]] = row.weight
+    for row in conn.execute(GROUPS):
+        yield ShareItem(
+            name=row.path,
+            target=row.target,
+            floor=row.floor,
+            cap=row.cap,
+            child_target=LEAF_TARGET if row.child_target is None else row.child_target,
+            half_life_s=row.half_life_s,
+            weights=weights[row.id],
+        )
+
+
+def _limit_item(one: WorkLimit, site_names: Mapping[int, str]) -> LimitItem:
+    return LimitItem(
+        name=one.name,
+        site=None if one.site_id is None else site_names[one.site_id],
+        share=one.share_path,
+        type=one.task_type,
+        max_jobs=one.max_jobs,
+        max_cores=one.max_cores,
+    )
