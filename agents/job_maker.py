@@ -3,26 +3,46 @@ queue, and ends tasks and requests that are worked off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
 from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from agents.runtime.agent import Agent, Counts, each, own_lease
+from agents.runtime.agent import Agent, Context, Counts, each, own_lease
 from catalogs import bookkeeping
 from gridcore.bus import Event
-from gridcore.db import leases
+from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
-from prodsys import classes, completion, jobmaking, requests, tasks
+from gridcore.errors import UsageError
+from gridcore.log import get
+from prodsys import (
+    amendments,
+    breakers,
+    classes,
+    completion,
+    holds,
+    jobmaking,
+    requests,
+    retargets,
+    retry_rules,
+    slicing,
+    tasks,
+)
 from prodsys.completion import Progress
 from prodsys.jobmaking import NewKeys
-from prodsys.jobs import store
 from prodsys.jobs.machine import JobState
+from prodsys.slicing import Slice
 from prodsys.states import RequestState, TaskState
 from prodsys.tasks import Task, jobs_in
 
+log = get(__name__)
+
 #: Jobs made in one transaction.
 SLICE = 500
+#: Transactions that make jobs of one task in one pass.
+SLICES = 10
 
 
 class JobMaker(Agent):
@@ -33,76 +53,130 @@ class JobMaker(Agent):
         ["block.closed", "task.created", "job.done", "replica.complete"]
     )
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._watch = classes.Watch()
+
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
-        """One pass: jobs, eligibility, retries, endings."""
+        """One pass: pauses, jobs, eligibility, retries, endings."""
         lease = held[own_lease(self.name)]
         with self.context.database.snapshot() as conn:
             active = tasks.in_state(conn, TaskState.ACTIVE)
         duties: list[Callable[[], Counts]] = [
+            lambda: self._pause(lease, active),
             lambda: each(active, lambda task: {"jobs_made": self._make(lease, task)}),
             lambda: {"verdicts": self._judge(lease)},
             lambda: {"retried": self._return_due(lease)},
+            lambda: self._pause(lease, active),  # once more: some of these may be of a paused task
             lambda: self._end(lease),
         ]
         counts = each(duties, lambda duty: duty())
-        if counts.get("jobs_made") or counts.get("retried"):
+        if any(counts.get(name) for name in ("jobs_made", "retried", "released")):
             self.context.bus.publish(Event("queue.ready", self.name))
         return counts
 
-    def _make(self, lease: Lease, task: Task) -> int:
+    def _pause(self, lease: Lease, active: Sequence[Task]) -> Counts:
+        """Bring tasks and their waiting jobs in line with what is paused."""
         with self.context.database.snapshot() as conn:
-            ready = jobs_in(tasks.job_counts(conn, task.id), JobState.READY)
-            blocks = jobmaking.waiting_blocks(conn, task) if task.unit_kind == "files" else []
-        room = min(SLICE, self.context.settings.work.ready_per_task - ready)
-        if room <= 0:
-            return 0
-        if task.unit_kind == "events":
-            if task.units_made >= (task.units_total or 0):
-                return 0
-            return self._transact(room, lambda conn, keys: self._event_jobs(conn, keys, lease, task, room))
-        return sum(self._block(lease, task.id, block_id) for block_id in blocks[: max(1, room // 100)])
+            paused = tasks.in_state(conn, TaskState.PAUSED)
+            stopped = set(requests.in_state(conn, RequestState.PAUSED))
+            wrong = [one for one in active if one.request_id in stopped]
+            wrong += [one for one in paused if one.request_id not in stopped]
+            waiting = [one for one in paused if _jobs(conn, one, JobState.READY, JobState.RETRY_WAIT)]
+            resumed = [one for one in active if one.code == amendments.RESUMED]
+            freed = [one for one in resumed if _jobs(conn, one, JobState.HELD) and holds.held(conn, one.id)]
+        awry = {one.request_id for one in wrong if one.request_id is not None}
+        aligned = each(sorted(awry), lambda one: {"aligned": self._align(lease, one)})
+        held = each(waiting, lambda one: {"held": self._hold(lease, one.id, TaskState.PAUSED)})
+        released = each(freed, lambda one: {"released": self._hold(lease, one.id, TaskState.ACTIVE)})
+        return {**aligned, **held, **released}
 
-    def _event_jobs(self, conn: Connection, keys: NewKeys, lease: Lease, task: Task, room: int) -> int:
-        now = leases.hold(conn, lease)
-        return jobmaking.make_event_jobs(conn, keys, tasks.lock(conn, task.id), room, now)
-
-    def _block(self, lease: Lease, task_id: int, block_id: int) -> int:
-        with self.context.database.snapshot() as conn:
-            files = bookkeeping.blocks_by_id(conn, [block_id])[block_id].files
-
-        def unit(conn: Connection, keys: NewKeys) -> int:
-            now = leases.hold(conn, lease)
-            return jobmaking.make_file_jobs(conn, keys, tasks.lock(conn, task_id), block_id, now)
-
-        return self._transact(files, unit)
-
-    def _transact(self, jobs: int, unit: Callable[[Connection, NewKeys], int]) -> int:
-        job_ids = self.context.keys.take("job", jobs)
-        class_ids = self.context.keys.take("job_class")
-        return self.context.database.transaction(
-            lambda conn: unit(conn, NewKeys(iter(job_ids), iter(class_ids)))
-        )
-
-    def _return_due(self, lease: Lease) -> int:
+    def _align(self, lease: Lease, request_id: int) -> int:
         def unit(conn: Connection) -> int:
             now = leases.hold(conn, lease)
-            return len(store.apply(conn, store.due(conn, now, SLICE), now))
+            return amendments.align(conn, request_id, self.name, now)
+
+        return self.context.database.transaction(unit)
+
+    def _hold(self, lease: Lease, task_id: int, state: TaskState) -> int:
+        """Hold jobs of a task that is paused, or release those of one that goes on, as long as it is so."""
+        move = holds.hold if state == TaskState.PAUSED else holds.release
+        moved = 0
+
+        def unit(conn: Connection) -> int:
+            now = leases.hold(conn, lease)
+            task = tasks.lock(conn, task_id)
+            return move(conn, task, SLICE, now) if task.state == state else 0
+
+        for _ in range(SLICES):
+            some = self.context.database.transaction(unit)
+            moved += some
+            if some < SLICE:
+                break
+        return moved
+
+    def _make(self, lease: Lease, task: Task) -> int:
+        """Slice after slice of a task, as far as there is room."""
+        with self.context.database.snapshot() as conn:
+            room = min(SLICE, self.context.settings.work.ready_per_task - _jobs(conn, task, JobState.READY))
+        made = 0
+        for _ in range(SLICES):
+            with self.context.database.snapshot() as conn:
+                due = self._slice(conn, tasks.by_id(conn, task.id), room - made)
+            if due is None:
+                break
+            made += self._make_slice(lease, task.id, due)
+        return made
+
+    def _slice(self, conn: Connection, task: Task, room: int) -> Slice | None:
+        if room <= 0 or task.state != TaskState.ACTIVE:
+            return None
+        try:
+            return slicing.next_slice(conn, task, room, self.context.settings.work.max_jobs_per_task)
+        except UsageError as error:  # an operator's turn: nothing is wrong with this agent
+            log.warning("task cannot be cut", task=task.name, reason=error.message)
+            return None
+
+    def _make_slice(self, lease: Lease, task_id: int, due: Slice) -> int:
+        job_ids = self.context.keys.take("job", len(due.pieces))
+        class_ids = self.context.keys.take("job_class")
+
+        def unit(conn: Connection) -> int:
+            now = leases.hold(conn, lease)
+            keys = NewKeys(iter(job_ids), iter(class_ids))
+            return jobmaking.make(conn, keys, tasks.lock(conn, task_id), due, now)
+
+        return self.context.database.transaction(unit)
+
+    def _return_due(self, lease: Lease) -> int:
+        """Jobs whose time has come, or whose input is complete again; some of them in another class."""
+        pause = timedelta(seconds=self.context.settings.retry.base_s)
+        with self.context.database.snapshot() as conn:
+            banned = breakers.banned(conn)
+            rules, now = retry_rules.rules(conn), dbnow(conn)
+            planned = retargets.plan(conn, rules, now, SLICE, pause=pause, banned=banned)
+        if not planned.moves:
+            return 0
+        class_ids = self.context.keys.take("job_class", planned.new_classes)
+
+        def unit(conn: Connection) -> int:
+            return len(retargets.carry_out(conn, planned, class_ids, leases.hold(conn, lease)))
 
         return self.context.database.transaction(unit)
 
     def _judge(self, lease: Lease) -> int:
         """Write the verdicts that sites, endpoints or replicas have changed."""
         with self.context.database.snapshot() as conn:
-            news = classes.changed(conn, classes.judge_live(conn))
-        if not news:
-            return 0
+            news = self._watch.news(conn, lease.fence)
 
-        def unit(conn: Connection) -> int:
-            now = leases.hold(conn, lease)
-            classes.store_verdicts(conn, news, now)
-            return len(news)
+        def unit(conn: Connection, some: classes.Verdicts) -> int:
+            classes.store_verdicts(conn, some, leases.hold(conn, lease))
+            return len(some)
 
-        return self.context.database.transaction(unit)
+        write = self.context.database.transaction
+        written = sum(write(partial(unit, some=some)) for some in classes.slices(news))
+        self._watch.wrote()
+        return written
 
     def _end(self, lease: Lease) -> Counts:
         with self.context.database.snapshot() as conn:
@@ -134,13 +208,15 @@ class JobMaker(Agent):
                 return 0
             if due[1] == TaskState.CLOSING:
                 bookkeeping.close_dataset(conn, task.output_dataset_id)
-            return int(tasks.move(conn, task, *due, now, actor=self.name))
+            forced = task.code == amendments.FORCED  # why it is complete stays to be read
+            code, params = (task.code, task.params) if forced else (None, None)
+            return int(tasks.move(conn, task, *due, now, actor=self.name, code=code, params=params))
 
         return self.context.database.transaction(unit)
 
     def _total(self, conn: Connection, task: Task) -> int | None:
         """All units there will ever be, once that is known."""
-        if task.units_total is None and jobmaking.input_complete(conn, task):
+        if task.units_total is None and slicing.input_complete(conn, task):
             return task.units_made
         return task.units_total
 
@@ -170,5 +246,11 @@ def _progress(conn: Connection, task: Task, total: int | None) -> Progress:
         units_made=task.units_made,
         counts=counts,
         merges_left=jobmaking.merges_left(conn, task, counts),
-        open_blocks=jobmaking.open_blocks(conn, task.output_dataset_id),
+        open_blocks=slicing.open_blocks(conn, task.output_dataset_id),
+        units_wanted=task.units_wanted,
+        forced=task.code == amendments.FORCED,
     )
+
+
+def _jobs(conn: Connection, task: Task, *states: JobState) -> int:
+    return jobs_in(tasks.job_counts(conn, task.id), *states)

@@ -12,37 +12,48 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
+from catalogs import bookkeeping
 from catalogs.bookkeeping import BlockPolicy
+from gridapp.insights import nowhere
 from gridapp.installation import Installation
 from gridcore import identity
 from gridcore.errors import Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.settings import Settings
-from prodsys import requests, tasks, workflow
-from prodsys.splitting import check_job_count, count_event_jobs
+from prodsys import cutting, drafts, requests, slicing, tasks, workflow
+from prodsys.splitting import check_job_count
 from prodsys.states import RequestState
-from prodsys.workflow import Request
+from prodsys.workflow import Request, Step
 
 PRODUCTION = "production"
 ANALYSIS = "analysis"
 
 
 def submit_request(
-    installation: Installation, context: Context, path: Path, actor: Principal, client_id: str | None = None
+    installation: Installation,
+    context: Context,
+    path: Path,
+    actor: Principal,
+    client_id: str | None = None,
+    *,
+    draft: bool = False,
 ) -> dict[str, Any]:
     """Hand in the request in a TOML file: {"request", "name", "state", "tasks"}.
 
-    It is approved at once where the actor may approve it, else it waits as SUBMITTED. The same client id and
-    document once more change nothing. Raises UsageError, Denied, Conflict; then nothing was made.
+    It is approved at once where the actor may approve it, else it waits as SUBMITTED; a draft waits for its
+    owner. The same client id and document once more change nothing. Raises UsageError, Denied, Conflict; then
+    nothing was made.
     """
     _check_client(client_id)
     document, boxes = workflow.read(path)
     subject = Subject(owner=actor.name, group=document.group)
     identity.require(actor, Action.REQUEST_SUBMIT, subject)
     approving = identity.may(actor, Action.REQUEST_DECIDE, subject)
-    task_type = PRODUCTION if approving else None
+    task_type = PRODUCTION if approving and not draft else None
     with _named(path):
-        return _hand_in(installation, context, document, boxes, actor, client_id, task_type=task_type)
+        return _hand_in(
+            installation, context, document, boxes, actor, client_id, task_type=task_type, draft=draft
+        )
 
 
 def submit_task(
@@ -82,9 +93,12 @@ def _hand_in(
     client_id: str | None,
     *,
     task_type: str | None,
+    draft: bool = False,
 ) -> dict[str, Any]:
     """In one transaction; approved where a task type is given."""
-    _check_sizes(installation.settings, document)
+    _check_sizes(installation, document)
+    with installation.database.snapshot() as conn:
+        nowhere.check(conn, document.step)
     if task_type:
         _check_area(actor, document)
     keys = requests.reserve(context.keys, document)
@@ -93,7 +107,9 @@ def _hand_in(
     client = uuid4().hex if client_id is None else client_id
 
     def unit(conn: Connection) -> dict[str, Any]:
-        made = requests.submit(conn, keys, document, boxes, client_id=client, requester=actor.name, now=now)
+        made = requests.submit(
+            conn, keys, document, boxes, client_id=client, requester=actor.name, now=now, draft=draft
+        )
         if task_type and requests.row_of(conn, made).state == RequestState.SUBMITTED:
             requests.approve(conn, keys, made, actor=actor.name, task_type=task_type, policy=policy, now=now)
         return _answer(conn, made)
@@ -118,7 +134,7 @@ def approve(
 ) -> dict[str, Any]:
     """Approve a waiting request: {"request", "name", "state", "tasks"}. Raises NotFound, Denied, UsageError.
 
-    Its jobs run at the assigned sites only; at any its steps allow where none are given.
+    Its jobs run where the policies say, at the assigned sites only where some are given.
     """
     document = _deciding(installation, request_id, actor)
     _check_area(actor, document)
@@ -138,6 +154,68 @@ def approve(
             assigned=assigned,
         ),
     )
+
+
+def edit(
+    installation: Installation, context: Context, request_id: int, path: Path, actor: Principal
+) -> dict[str, Any]:
+    """Let a draft say what a TOML file says: {"request", "name", "state", "tasks"}.
+
+    Raises NotFound, Denied, UsageError, Conflict for one that is handed in; then nothing was changed.
+    """
+    row = _controlled(installation, request_id, actor)
+    document, boxes = workflow.read(path)
+    identity.require(actor, Action.REQUEST_SUBMIT, Subject(owner=row.requester, group=document.group))
+    now = context.clock.now()
+    with _named(path):
+        _check_sizes(installation, document)
+        return _decided(
+            installation, request_id, lambda conn: drafts.edit(conn, request_id, document, boxes, now)
+        )
+
+
+def hand_in(
+    installation: Installation, context: Context, request_id: int, actor: Principal
+) -> dict[str, Any]:
+    """Submit a draft: {"request", "name", "state", "tasks"}; approved at once where the actor may approve it.
+
+    Raises NotFound, Denied, InvalidTransition, UsageError for names that are gone.
+    """
+    row = _controlled(installation, request_id, actor)
+    now = context.clock.now()
+    told = _decided(
+        installation,
+        request_id,
+        lambda conn: drafts.hand_in(conn, request_id, actor=actor.name, now=now),
+    )
+    subject = Subject(owner=row.requester, group=row.acct_group)
+    if identity.may(actor, Action.REQUEST_DECIDE, subject):
+        return approve(installation, context, request_id, actor)
+    return told
+
+
+def withdraw(
+    installation: Installation, context: Context, request_id: int, actor: Principal
+) -> dict[str, Any]:
+    """Take a waiting request back: {"request", "name", "state", "tasks"}, a draft again.
+
+    Raises NotFound, Denied, InvalidTransition.
+    """
+    _controlled(installation, request_id, actor)
+    now = context.clock.now()
+    return _decided(
+        installation,
+        request_id,
+        lambda conn: drafts.withdraw(conn, request_id, actor=actor.name, now=now),
+    )
+
+
+def _controlled(installation: Installation, request_id: int, actor: Principal) -> Any:
+    """The request's row, if it is the actor's to hand in."""
+    with installation.database.snapshot() as conn:
+        row = requests.row_of(conn, request_id)
+    identity.require(actor, Action.TASK_CONTROL, Subject(owner=row.requester, group=row.acct_group))
+    return row
 
 
 def reject(installation: Installation, context: Context, request_id: int, actor: Principal) -> dict[str, Any]:
@@ -179,12 +257,25 @@ def _policy(settings: Settings) -> BlockPolicy:
     return BlockPolicy(files=settings.block.files, bytes=settings.block.bytes, age_s=settings.block.age_s)
 
 
-def _check_sizes(settings: Settings, document: Request) -> None:
-    """The number of jobs is known, and within bounds, before one is made."""
-    for step in document.step:
-        if step.events is not None:
-            jobs = count_event_jobs(step.events, step.events_per_job or 1)
-            check_job_count(jobs, settings.work.max_jobs_per_task)
+def _check_sizes(installation: Installation, document: Request) -> None:
+    """The number of jobs is known, and within bounds, before one is made. Raises UsageError with the step."""
+    cap = installation.settings.work.max_jobs_per_task
+    with installation.database.snapshot() as conn:
+        for step in document.step:
+            try:
+                _check_size(conn, document, step, cap)
+            except UsageError as error:
+                raise UsageError(f"step {step.name!r}: {error.message}", hint=error.hint) from None
+
+
+def _check_size(conn: Connection, document: Request, step: Step, cap: int) -> None:
+    source = document.input_of(step)
+    if source is None:
+        check_job_count(cutting.count_generated(step), cap)
+        return
+    found = bookkeeping.dataset_by_name(conn, source)
+    if found is not None:  # else it is made by an earlier step, or missed when names are looked up
+        slicing.forecast(conn, step, found.id, cap)
 
 
 def _check_area(actor: Principal, document: Request) -> None:

@@ -16,19 +16,33 @@ from catalogs.bookkeeping import BlockPolicy
 from catalogs.states import WishKind
 from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_new, insert_rows, lock_rows
-from gridcore.errors import Conflict, NotFound, UsageError
+from gridcore.errors import Conflict, InvalidTransition, NotFound, UsageError
 from gridcore.ids import output_lfn, task_name
+from prodsys import placements, shares, tasks
 from prodsys import sandbox as sandboxes
-from prodsys import shares, tasks
 from prodsys.jobdocument import UNMERGED
 from prodsys.states import REQUEST, RequestEvent, RequestState
-from prodsys.tables import request, request_history, request_site, sandbox
+from prodsys.tables import request, request_history, sandbox
 from prodsys.tasks import NewTask
 from prodsys.workflow import Request, Step
 
 BY_ID = select(request).where(request.c.id == bindparam("request_id"))
 BY_CLIENT = select(request.c.id, request.c.digest).where(request.c.client_id == bindparam("client"))
-IN_STATE = select(request).where(request.c.state == bindparam("of_state", type_=request.c.state.type))
+IN_STATE = (
+    select(request.c.id)
+    .where(request.c.state == bindparam("of_state", type_=request.c.state.type))
+    .order_by(request.c.id)
+)
+SET_PRIORITY = (
+    update(request)
+    .where(request.c.id == bindparam("request_id"))
+    .values(priority=bindparam("new_priority"), updated_at=bindparam("at", type_=request.c.updated_at.type))
+)
+SET_GROUP = (
+    update(request)
+    .where(request.c.id == bindparam("request_id"))
+    .values(acct_group=bindparam("new_group"), updated_at=bindparam("at", type_=request.c.updated_at.type))
+)
 SET_STATE = (
     update(request)
     .where(request.c.id == bindparam("request_id"))
@@ -129,8 +143,10 @@ def submit(
     client_id: str,
     requester: str,
     now: datetime,
+    draft: bool = False,
 ) -> int:
-    """Hand in a request; its key. The same client id and document again give the same key.
+    """Hand in a request, or keep it as a draft; its key. A repeat with the same client id and document gives
+    the same key.
 
     Raises Conflict for the same client id with another document, UsageError for names that do not exist.
     """
@@ -140,16 +156,14 @@ def submit(
         if known.digest != content:
             raise Conflict(f"the request id {client_id} was used for another request", hint="take a new id")
         return int(known.id)
-    check(conn, document)
-    _check_names(document, requester, now)
-    stored = {name: _store(conn, box, now) for name, box in sorted(boxes.items())}
+    state = RequestState.DRAFT if draft else RequestState.SUBMITTED
     row = {
         "id": keys.request,
         "client_id": client_id,
         "digest": content,
         "name": document.name,
-        "spec": {"document": document.model_dump(mode="json"), "sandboxes": stored},
-        "state": RequestState.SUBMITTED,
+        "spec": spec(conn, document, boxes, requester, now),
+        "state": state,
         "requester": requester,
         "acct_group": document.group,
         "priority": document.priority,
@@ -157,8 +171,18 @@ def submit(
         "updated_at": now,
     }
     insert_rows(conn, request, [row])
-    _remember(conn, keys.request, None, RequestState.SUBMITTED, now, requester)
+    _remember(conn, keys.request, None, state, now, requester)
     return keys.request
+
+
+def spec(
+    conn: Connection, document: Request, boxes: Mapping[str, bytes], requester: str, now: datetime
+) -> dict[str, Any]:
+    """What a request remembers of its document, whose names exist and whose sandboxes are stored now."""
+    check(conn, document)
+    _check_names(document, requester, now)
+    stored = {name: _store(conn, box, now) for name, box in sorted(boxes.items())}
+    return {"document": document.model_dump(mode="json"), "sandboxes": stored}
 
 
 def _store(conn: Connection, box: bytes, now: datetime) -> str:
@@ -179,17 +203,20 @@ def approve(
     now: datetime,
     assigned: Collection[str] = (),
 ) -> list[str]:
-    """Turn a request into tasks, datasets and deliveries; the tasks' names.
+    """Turn a request into tasks, datasets and deliveries, and start it; the tasks' names.
 
-    `policy` fills what steps leave out; `assigned` are the only sites its jobs may run at, none for all.
-    Approving once more changes nothing. Raises UsageError where a step could run nowhere.
+    `policy` fills what steps leave out of their blocks. The policies of the installation decide where its
+    jobs run; `assigned` sites override them. Approving once more changes nothing. Raises UsageError where a
+    step could run nowhere.
     """
-    lock_rows(conn, request, [request_id])
-    row = row_of(conn, request_id)
-    if row.state == RequestState.RUNNING:
+    row = lock(conn, request_id)
+    if row.state in (RequestState.RUNNING, RequestState.PAUSED):
         return [task.name for task in tasks.of_request(conn, request_id)]
-    _move(conn, row, RequestEvent.APPROVE, RequestState.RUNNING, now, actor)
-    document = _assign(conn, request_id, Request.model_validate(row.spec["document"]), assigned)
+    row = move(conn, row, RequestEvent.APPROVE, RequestState.APPROVED, now, actor)
+    choice = placements.choose(conn, row, assigned, actor)
+    document = placements.kept(Request.model_validate(row.spec["document"]), choice)
+    placements.store(conn, request_id, choice)
+    row = move(conn, row, RequestEvent.ASSIGN, RequestState.ASSIGNED, now, actor, choice.code)
     leaf_id = shares.leaf(conn, keys.leaf, row.acct_group, row.requester, now)
     wish_ids = iter(keys.wishes)
     names = []
@@ -201,33 +228,13 @@ def approve(
         tasks.create(conn, new, now)
         _deliver(conn, step, name, wish_ids, now)
         names.append(name)
+    move(conn, row, RequestEvent.START, RequestState.RUNNING, now, actor)
     return names
-
-
-def _assign(conn: Connection, request_id: int, document: Request, assigned: Collection[str]) -> Request:
-    """The document with every step kept to the assigned sites."""
-    if not assigned:
-        return document
-    known = sites.by_name(sites.sites(conn))
-    _known(f"request {request_id}", "site", assigned, set(known))
-    rows = [{"request_id": request_id, "site_id": known[name].id} for name in sorted(set(assigned))]
-    insert_rows(conn, request_site, rows)
-    steps = []
-    for step in document.step:
-        kept = [name for name in sorted(set(assigned)) if step.sites is None or name in step.sites]
-        if not kept:
-            raise UsageError(
-                f"step {step.name!r} may run at none of the assigned sites",
-                hint=f"it asks for {', '.join(step.sites or [])}",
-            )
-        steps.append(step.model_copy(update={"sites": kept}))
-    return document.model_copy(update={"step": steps})
 
 
 def reject(conn: Connection, request_id: int, *, actor: str, now: datetime) -> None:
     """Turn a waiting request down. Raises NotFound, InvalidTransition."""
-    lock_rows(conn, request, [request_id])
-    _move(conn, row_of(conn, request_id), RequestEvent.REJECT, RequestState.REJECTED, now, actor)
+    move(conn, lock(conn, request_id), RequestEvent.REJECT, RequestState.REJECTED, now, actor)
 
 
 def _task_of(
@@ -286,33 +293,62 @@ def _deliver(conn: Connection, step: Step, task: str, wish_ids: Any, now: dateti
     wishes.make(conn, new, now)
 
 
-def _move(
-    conn: Connection, row: Any, event: RequestEvent, to: RequestState, now: datetime, actor: str
-) -> None:
-    REQUEST.check(row.state, event, to)
+def move(
+    conn: Connection,
+    row: Any,
+    event: RequestEvent,
+    to: RequestState,
+    now: datetime,
+    actor: str,
+    code: str | None = None,
+) -> Any:
+    """Move a request whose row is locked; its row after. Raises InvalidTransition."""
+    _check_move(row, event, to)
     binds = {"request_id": row.id, "frm": row.state, "dst": to, "by": actor, "at": now}
     if conn.execute(SET_STATE, binds).rowcount:
-        _remember(conn, row.id, row.state, to, now, actor)
+        _remember(conn, row.id, row.state, to, now, actor, code)
+    return row_of(conn, row.id)
+
+
+def _check_move(row: Any, event: RequestEvent, to: RequestState) -> None:
+    if not REQUEST.knows(row.state, event, to):
+        hint = f"see: tierflow request show {row.id}"
+        raise InvalidTransition(f"request {row.id} is {row.state}: it knows no {event}", hint=hint)
 
 
 def _remember(
-    conn: Connection, request_id: int, frm: RequestState | None, to: RequestState, now: datetime, actor: str
+    conn: Connection,
+    request_id: int,
+    frm: RequestState | None,
+    to: RequestState,
+    now: datetime,
+    actor: str,
+    code: str | None = None,
 ) -> None:
-    row = {"request_id": request_id, "frm": frm, "dst": to, "at": now, "actor": actor}
+    row = {"request_id": request_id, "frm": frm, "dst": to, "at": now, "actor": actor, "code": code}
     insert_rows(conn, request_history, [row])
 
 
 def finish(conn: Connection, request_id: int, to: RequestState, now: datetime, actor: str) -> None:
     """All tasks of a running request have ended."""
-    row = conn.execute(BY_ID, {"request_id": request_id}).one()
-    _move(conn, row, RequestEvent.TASKS_ENDED, to, now, actor)
+    move(conn, row_of(conn, request_id), RequestEvent.TASKS_ENDED, to, now, actor)
 
 
 def resume(conn: Connection, request_id: int, *, actor: str, now: datetime) -> None:
-    """A task of the request was taken up again."""
+    """A task of the request was taken up again. Raises Conflict where the request is closed."""
     row = lock(conn, request_id)
+    check_open(row)
     if row.state == RequestState.INCOMPLETE:
-        _move(conn, row, RequestEvent.RESUME, RequestState.RUNNING, now, actor)
+        move(conn, row, RequestEvent.RESUME, RequestState.RUNNING, now, actor)
+
+
+def check_open(row: Any) -> None:
+    """Raises Conflict where nothing more may be asked of the request."""
+    if row.state in REQUEST.final:
+        raise Conflict(
+            f"request {row.id} is {row.state.lower()}: nothing more can be asked of it",
+            hint="hand in a new request: tierflow request submit FILE",
+        )
 
 
 def abort(conn: Connection, request_id: int, *, actor: str, now: datetime) -> bool:
@@ -320,7 +356,7 @@ def abort(conn: Connection, request_id: int, *, actor: str, now: datetime) -> bo
     row = lock(conn, request_id)
     if row.state == RequestState.ABORTED:
         return False
-    _move(conn, row, RequestEvent.ABORT, RequestState.ABORTED, now, actor)
+    move(conn, row, RequestEvent.ABORT, RequestState.ABORTED, now, actor)
     return True
 
 
@@ -332,7 +368,22 @@ def lock(conn: Connection, request_id: int) -> Any:
 
 def running(conn: Connection) -> list[int]:
     """Keys of the requests whose tasks run."""
-    return [row.id for row in conn.execute(IN_STATE, {"of_state": RequestState.RUNNING})]
+    return in_state(conn, RequestState.RUNNING)
+
+
+def in_state(conn: Connection, state: RequestState) -> list[int]:
+    """Keys of the requests in a state."""
+    return list(conn.execute(IN_STATE, {"of_state": state}).scalars())
+
+
+def set_priority(conn: Connection, request_id: int, priority: int, now: datetime) -> None:
+    """For tasks made from now on."""
+    conn.execute(SET_PRIORITY, {"request_id": request_id, "new_priority": priority, "at": now})
+
+
+def set_group(conn: Connection, request_id: int, group: str, now: datetime) -> None:
+    """Whose share it uses from now on."""
+    conn.execute(SET_GROUP, {"request_id": request_id, "new_group": group, "at": now})
 
 
 def row_of(conn: Connection, request_id: int) -> Any:

@@ -10,16 +10,26 @@ from gridcore.states import StateMachine, rule
 class RequestState(StrEnum):
     """Where a request is."""
 
+    #: Written down, not handed in.
+    DRAFT = "DRAFT"
     #: Handed in, waits for approval.
     SUBMITTED = "SUBMITTED"
-    #: Approved: its tasks exist and its jobs are made and run.
+    #: Approved; where it runs is not decided.
+    APPROVED = "APPROVED"
+    #: The sites it runs at are decided; its tasks do not exist yet.
+    ASSIGNED = "ASSIGNED"
+    #: Its tasks exist and its jobs are made and run.
     RUNNING = "RUNNING"
+    #: No job is made or started; what runs goes on.
+    PAUSED = "PAUSED"
     #: Turned down.
     REJECTED = "REJECTED"
     #: Every task is completed.
     COMPLETED = "COMPLETED"
     #: Every task has ended, some without all of their units.
     INCOMPLETE = "INCOMPLETE"
+    #: Ended, and nothing more may be asked of it.
+    CLOSED = "CLOSED"
     #: Ended by an operator.
     ABORTED = "ABORTED"
 
@@ -27,34 +37,52 @@ class RequestState(StrEnum):
 class RequestEvent(StrEnum):
     """What happens to a request."""
 
+    SUBMIT = "submit"
+    WITHDRAW = "withdraw"
     APPROVE = "approve"
     REJECT = "reject"
+    ASSIGN = "assign"
+    START = "start"
+    PAUSE = "pause"
+    UNPAUSE = "resume"
     TASKS_ENDED = "tasks ended"
     RESUME = "task resumed"
+    EXTEND = "extended"
+    FORCE = "last task forced"
+    CLOSE = "close"
     ABORT = "abort"
 
+
+R, W = RequestState, RequestEvent
 
 REQUEST = StateMachine(
     "request",
     [
-        rule(RequestState.SUBMITTED, RequestEvent.APPROVE, RequestState.RUNNING, "production role"),
-        rule(RequestState.SUBMITTED, RequestEvent.REJECT, RequestState.REJECTED, "production role"),
+        rule(R.DRAFT, W.SUBMIT, R.SUBMITTED, "owner"),
+        rule(R.SUBMITTED, W.WITHDRAW, R.DRAFT, "owner"),
+        rule(R.SUBMITTED, W.APPROVE, R.APPROVED, "production role"),
+        rule(R.SUBMITTED, W.REJECT, R.REJECTED, "production role"),
+        rule(R.APPROVED, W.ASSIGN, R.ASSIGNED, "policy"),
+        rule(R.ASSIGNED, W.START, R.RUNNING, "policy"),
+        rule(R.RUNNING, W.PAUSE, R.PAUSED, "operator"),
+        rule(R.PAUSED, W.UNPAUSE, R.RUNNING, "operator"),
+        rule(R.RUNNING, W.TASKS_ENDED, [R.COMPLETED, R.INCOMPLETE], "lease"),
+        rule(R.INCOMPLETE, W.RESUME, R.RUNNING, "operator"),
+        rule([R.COMPLETED, R.INCOMPLETE], W.EXTEND, R.RUNNING, "production role"),
+        rule(R.INCOMPLETE, W.FORCE, R.COMPLETED, "production role"),
+        rule([R.COMPLETED, R.INCOMPLETE], W.CLOSE, R.CLOSED, "operator"),
         rule(
-            RequestState.RUNNING,
-            RequestEvent.TASKS_ENDED,
-            [RequestState.COMPLETED, RequestState.INCOMPLETE],
-            "lease",
-        ),
-        rule(RequestState.INCOMPLETE, RequestEvent.RESUME, RequestState.RUNNING, "operator"),
-        rule(
-            [RequestState.SUBMITTED, RequestState.RUNNING],
-            RequestEvent.ABORT,
-            RequestState.ABORTED,
+            [R.DRAFT, R.SUBMITTED, R.APPROVED, R.ASSIGNED, R.RUNNING, R.PAUSED],
+            W.ABORT,
+            R.ABORTED,
             "operator",
         ),
     ],
-    final=[RequestState.REJECTED, RequestState.COMPLETED, RequestState.ABORTED],
+    final=[R.REJECTED, R.CLOSED, R.ABORTED],
 )
+
+#: Requests that make no work unless somebody asks for more.
+REQUEST_ENDED = frozenset([R.REJECTED, R.COMPLETED, R.INCOMPLETE, R.CLOSED, R.ABORTED])
 
 
 class TaskState(StrEnum):
@@ -62,9 +90,11 @@ class TaskState(StrEnum):
 
     #: Jobs are made as input appears, and run.
     ACTIVE = "ACTIVE"
+    #: Its request is paused: no job is made or started.
+    PAUSED = "PAUSED"
     #: Every job is terminal and every output merged; its blocks are closing.
     CLOSING = "CLOSING"
-    #: All units done, outputs registered, blocks closed.
+    #: All units wanted are done, outputs registered, blocks closed; or declared so by an operator.
     COMPLETED = "COMPLETED"
     #: As COMPLETED, but some units failed or were killed.
     INCOMPLETE = "INCOMPLETE"
@@ -77,26 +107,30 @@ class TaskEvent(StrEnum):
 
     WORKED_OFF = "worked off"
     BLOCKS_CLOSED = "blocks closed"
+    PAUSE = "request paused"
+    RESUME = "request resumed"
     RETRY = "operator retry"
+    EXTEND = "more units"
+    FORCE = "force-complete"
     KILL = "kill"
 
+
+T, X = TaskState, TaskEvent
 
 TASK = StateMachine(
     "task",
     [
-        rule(TaskState.ACTIVE, TaskEvent.WORKED_OFF, TaskState.CLOSING, "lease"),
-        rule(
-            TaskState.CLOSING, TaskEvent.BLOCKS_CLOSED, [TaskState.COMPLETED, TaskState.INCOMPLETE], "lease"
-        ),
-        rule([TaskState.CLOSING, TaskState.INCOMPLETE], TaskEvent.RETRY, TaskState.ACTIVE, "operator"),
-        rule(
-            [TaskState.ACTIVE, TaskState.CLOSING, TaskState.INCOMPLETE],
-            TaskEvent.KILL,
-            TaskState.KILLED,
-            "operator",
-        ),
+        rule(T.ACTIVE, X.WORKED_OFF, T.CLOSING, "lease"),
+        rule(T.CLOSING, X.BLOCKS_CLOSED, [T.COMPLETED, T.INCOMPLETE], "lease"),
+        rule(T.ACTIVE, X.PAUSE, T.PAUSED, "operator"),
+        rule(T.PAUSED, X.RESUME, T.ACTIVE, "operator"),
+        rule([T.CLOSING, T.INCOMPLETE], X.RETRY, T.ACTIVE, "operator"),
+        rule([T.CLOSING, T.COMPLETED, T.INCOMPLETE], X.EXTEND, T.ACTIVE, "operator"),
+        rule(T.ACTIVE, X.FORCE, T.CLOSING, "production role"),
+        rule(T.INCOMPLETE, X.FORCE, T.COMPLETED, "production role"),
+        rule([T.ACTIVE, T.PAUSED, T.CLOSING, T.INCOMPLETE], X.KILL, T.KILLED, "operator"),
     ],
-    final=[TaskState.COMPLETED, TaskState.KILLED],
+    final=[T.KILLED],
 )
 
 

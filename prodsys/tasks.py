@@ -39,7 +39,10 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as rules see it. Units are events where it generates, else files."""
+    """A task as rules see it. Units are events where it generates, else what its input is split into.
+
+    `units_wanted` is what was asked for where top-ups made the total more; None where it is the total.
+    """
 
     id: int
     request_id: int | None
@@ -60,6 +63,10 @@ class Task:
     units_made: int
     next_index: int
     created_at: datetime
+    units_wanted: int | None = None
+    #: What an operator has decided about it, such as FORCED.
+    code: str | None = None
+    params: Mapping[str, Any] | None = None
 
 
 TASKS = select(task)
@@ -88,12 +95,45 @@ ADVANCE = (
     .values(next_index=bindparam("then"), units_made=task.c.units_made + bindparam("units"))
 )
 SET_TOTAL = update(task).where(task.c.id == bindparam("task_id")).values(units_total=bindparam("total"))
-_READS_IT = and_(task.c.input_dataset_id == bindparam("of_dataset"), task.c.state == TaskState.ACTIVE)
+_GOES_ON = task.c.state.in_([TaskState.ACTIVE, TaskState.PAUSED])
+_READS_IT = and_(task.c.input_dataset_id == bindparam("of_dataset"), _GOES_ON)
 EXPECT_MORE = (
     update(task)
-    .where(task.c.unit_kind == "files", or_(task.c.id == bindparam("task_id"), _READS_IT))
+    .where(task.c.input_dataset_id.is_not(None), or_(task.c.id == bindparam("task_id"), _READS_IT))
     .values(units_total=None)
 )
+ADD_UNITS = (
+    update(task)
+    .where(task.c.id == bindparam("task_id"))
+    .values(
+        units_total=task.c.units_total + bindparam("more"),
+        units_wanted=bindparam("due"),
+        updated_at=bindparam("at", type_=task.c.updated_at.type),
+    )
+)
+SET_PRIORITY = (
+    update(task).where(task.c.id == bindparam("task_id")).values(priority=bindparam("new_priority"))
+)
+SET_SPEC = (
+    update(task)
+    .where(task.c.id == bindparam("task_id"))
+    .values(spec=bindparam("new_spec", type_=task.c.spec.type))
+)
+SET_SHARE = (
+    update(task)
+    .where(task.c.id == bindparam("task_id"))
+    .values(acct_group=bindparam("new_group"), leaf_id=bindparam("new_leaf"))
+)
+SET_REASON = (
+    update(task)
+    .where(task.c.id == bindparam("task_id"))
+    .values(
+        code=bindparam("why"),
+        params=bindparam("facts", type_=task.c.params.type),
+        updated_at=bindparam("at", type_=task.c.updated_at.type),
+    )
+)
+READERS = TASKS.where(task.c.input_dataset_id == bindparam("of_dataset")).order_by(task.c.id)
 
 
 def of_row(row: Any) -> Task:
@@ -119,12 +159,14 @@ def of_row(row: Any) -> Task:
         units_made=row.units_made,
         next_index=row.next_index,
         created_at=row.created_at,
+        units_wanted=row.units_wanted,
+        code=row.code,
+        params=row.params,
     )
 
 
 def create(conn: Connection, new: NewTask, now: datetime) -> None:
     """Insert a task, ACTIVE from the start: the job maker picks it up."""
-    generates = new.step.events is not None
     row = {
         "id": new.id,
         "client_id": new.client_id,
@@ -140,8 +182,8 @@ def create(conn: Connection, new: NewTask, now: datetime) -> None:
         "priority": new.priority,
         "input_dataset_id": new.input_dataset_id,
         "output_dataset_id": new.output_dataset_id,
-        "unit_kind": "events" if generates else "files",
-        "units_total": new.step.events,
+        "unit_kind": new.step.unit_kind,
+        "units_total": new.step.units_total,
         "created_at": now,
         "updated_at": now,
     }
@@ -233,6 +275,37 @@ def advance(conn: Connection, one: Task, jobs: int, units: int) -> bool:
 def set_total(conn: Connection, task_id: int, units: int) -> None:
     """The input is complete: so many units in all."""
     conn.execute(SET_TOTAL, {"task_id": task_id, "total": units})
+
+
+def add_units(conn: Connection, one: Task, more: int, due: int, now: datetime) -> None:
+    """Make `more` units beyond its total; `due` are those that complete it."""
+    conn.execute(ADD_UNITS, {"task_id": one.id, "more": more, "due": due, "at": now})
+
+
+def set_priority(conn: Connection, task_id: int, priority: int) -> None:
+    """For the jobs made from now on."""
+    conn.execute(SET_PRIORITY, {"task_id": task_id, "new_priority": priority})
+
+
+def set_step(conn: Connection, one: Task, step: Step) -> None:
+    """For the jobs made from now on."""
+    spec = {**step.model_dump(mode="json"), "lfn_area": one.lfn_area}
+    conn.execute(SET_SPEC, {"task_id": one.id, "new_spec": spec})
+
+
+def set_share(conn: Connection, task_id: int, group: str, leaf_id: int) -> None:
+    """For the jobs made from now on."""
+    conn.execute(SET_SHARE, {"task_id": task_id, "new_group": group, "new_leaf": leaf_id})
+
+
+def set_reason(conn: Connection, task_id: int, code: str, params: Mapping[str, Any], now: datetime) -> None:
+    """Remember on the task what an operator decided about it."""
+    conn.execute(SET_REASON, {"task_id": task_id, "why": code, "facts": params, "at": now})
+
+
+def readers(conn: Connection, dataset_id: int) -> list[Task]:
+    """The tasks that read a dataset."""
+    return [of_row(row) for row in conn.execute(READERS, {"of_dataset": dataset_id})]
 
 
 def expect_more(conn: Connection, one: Task) -> None:

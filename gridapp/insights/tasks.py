@@ -1,4 +1,4 @@
-"""Requests and tasks, with their jobs by state and what they wait for."""
+"""Tasks, with their jobs by state, what they wait for and when they will end."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from sqlalchemy import BindParameter, Connection, Integer, bindparam, func, sele
 
 from catalogs.states import BlockState, DatasetState
 from catalogs.tables import block, dataset
+from gridapp.insights.forecasts import GOING, foretell
 from gridapp.insights.values import LIMIT, not_found, record, some, state_of
 from gridcore.db.statements import select_in
-from gridcore.errors import NotFound
+from prodsys import completion
 from prodsys.jobs.machine import TERMINAL, JobKind, JobState
 from prodsys.outputs import OutputKind
 from prodsys.states import OutputState, TaskState
-from prodsys.tables import output, request_history, task_block, task_count, task_history
-from prodsys.tables import request as request_table
+from prodsys.tables import (
+    output,
+    task_block,
+    task_count,
+    task_history,
+)
 from prodsys.tables import task as task_table
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
 _IN, _OUT = dataset.alias("in_ds"), dataset.alias("out_ds")
 
-REQUESTS = select(request_table).order_by(request_table.c.id.desc()).limit(bindparam("n", type_=Integer))
-REQUEST = select(request_table).where(request_table.c.id == bindparam("request_id"))
-TASKS_OF_REQUESTS = (
-    select(task_table.c.request_id, func.count().label("n"))
-    .where(task_table.c.request_id.in_(_IDS))
-    .group_by(task_table.c.request_id)
-)
-REQUEST_MOVES = (
-    select(request_history)
-    .where(request_history.c.request_id == bindparam("request_id"))
-    .order_by(request_history.c.seq)
-)
+#: Outputs that wait to be merged are counted up to here.
+COUNTED = 10_000
+#: Forecasts one answer holds.
+FORECASTS = 20
+#: Tasks whose outputs may yet be merged.
+_MERGING = GOING | {TaskState.PAUSED, TaskState.INCOMPLETE}
+
 _TASKS = (
     select(
         task_table,
@@ -61,12 +61,14 @@ TASK_MOVES = (
     select(task_history).where(task_history.c.task_id == bindparam("task_id")).order_by(task_history.c.seq)
 )
 COUNTS = select(task_count).where(task_count.c.task_id.in_(_IDS), task_count.c.jobs != 0)
-UNMERGED = (
-    select(output.c.task_id, output.c.state, func.count().label("n"))
-    .where(output.c.task_id.in_(_IDS), output.c.kind == OutputKind.UNMERGED)
-    .where(output.c.state.in_([OutputState.REGISTERED, OutputState.MERGING]))
-    .group_by(output.c.task_id, output.c.state)
+_SOME_UNMERGED = (
+    select(output.c.id)
+    .where(output.c.task_id == bindparam("of_task"), output.c.kind == OutputKind.UNMERGED)
+    .where(output.c.state == bindparam("in_state", type_=output.c.state.type))
+    .limit(bindparam("n", type_=Integer))
+    .subquery("some_unmerged")
 )
+UNMERGED = select(func.count()).select_from(_SOME_UNMERGED)
 BLOCKS = (
     select(block.c.dataset_id, block.c.state, func.count().label("n"))
     .where(block.c.dataset_id.in_(_IDS))
@@ -97,6 +99,9 @@ class TaskFacts:
     input_grows: bool = False
     waiting_blocks: int = 0
     output_dataset: str | None = None
+    wanted: int | None = None
+    code: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
     by_state: Mapping[JobState, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,19 +121,33 @@ def sentences(facts: TaskFacts) -> list[str]:
     match facts.state:
         case TaskState.ACTIVE:
             return _active(facts) or ["all its jobs have ended; the job maker will close it"]
+        case TaskState.PAUSED:
+            return ["its request is paused: no job is made or started", *_active(facts)]
         case TaskState.CLOSING:
             blocks = some(facts.open_blocks, "output block")
             return [f"all jobs have ended; {blocks} still open, the block manager closes them"]
         case TaskState.COMPLETED:
-            return [f"all {some(facts.total or 0, facts.unit)} done and registered"]
+            return [_completed(facts)]
         case TaskState.INCOMPLETE:
             merge = f"{some(facts.merging, 'output')} kept for a failed merge, to be retried or killed"
             return [_incomplete(facts), *([merge] if facts.merging else [])]
     return ["ended by an operator"]
 
 
+def _completed(facts: TaskFacts) -> str:
+    due = completion.wanted(facts.total, facts.wanted) or 0
+    if facts.code != "FORCED":
+        return f"all {some(due, facts.unit)} done and registered"
+    told = f"declared complete by {facts.params.get('by', 'an operator')}"
+    done = f"{facts.units(JobState.DONE)} of {some(due, facts.unit)}"
+    return f"{told} with {done} done: {facts.params.get('reason', 'no reason given')}"
+
+
 def _active(facts: TaskFacts) -> list[str]:
-    found = [_jobs_sentence(facts, JobState.HELD, "{} held until somebody releases them")]
+    text = "{} held until the request is resumed or somebody releases them"
+    if facts.state != TaskState.PAUSED:
+        text = "{} held until somebody releases them"
+    found = [_jobs_sentence(facts, JobState.HELD, text)]
     live = {state: n for state, n in facts.by_state.items() if state not in TERMINAL}
     if live:
         found.append("jobs: " + ", ".join(f"{n} {_words(state)}" for state, n in live.items()))
@@ -158,54 +177,21 @@ def _words(state: JobState) -> str:
 
 def _incomplete(facts: TaskFacts) -> str:
     failed, killed = facts.units(JobState.FAILED), facts.units(JobState.KILLED)
-    done = facts.units(JobState.DONE)
-    return f"{done} of {some(facts.total or 0, facts.unit)} done, {failed} failed, {killed} killed"
+    done, due = facts.units(JobState.DONE), completion.wanted(facts.total, facts.wanted) or 0
+    return f"{done} of {some(due, facts.unit)} done, {failed} failed, {killed} killed"
 
 
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def requests(conn: Connection, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Requests, newest first, with the number of their tasks."""
-    rows = conn.execute(REQUESTS, {"n": limit}).all()
-    found = select_in(conn, TASKS_OF_REQUESTS, [row.id for row in rows])
-    n_tasks = {row.request_id: row.n for row in found}
-    return [_request(row, n_tasks.get(row.id, 0)) for row in rows]
-
-
-def _request(row: Any, n_tasks: int) -> dict[str, Any]:
-    return {
-        **record(
-            row, "id", "name", "state", "requester", "priority", "decided_by", "created_at", "updated_at"
-        ),
-        "group": row.acct_group,
-        "task_count": n_tasks,
-    }
-
-
-def request(conn: Connection, request_id: int) -> dict[str, Any]:
-    """One request with its document, history and `tasks`. Raises NotFound."""
-    row = conn.execute(REQUEST, {"request_id": request_id}).one_or_none()
-    if row is None:
-        raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
-    mine = _views(conn, conn.execute(TASKS_OF, {"request_id": request_id}).all())
-    moves = conn.execute(REQUEST_MOVES, {"request_id": request_id})
-    return {
-        **_request(row, len(mine)),
-        "document": row.spec.get("document"),
-        "tasks": mine,
-        "history": [_move(one) for one in moves],
-    }
-
-
-def _move(row: Any) -> dict[str, Any]:
+def move(row: Any) -> dict[str, Any]:
     return {"from": record(row, "frm")["frm"], "to": row.dst.value, **record(row, "at", "actor", "code")}
 
 
 def tasks(conn: Connection, limit: int = LIMIT, state: str | None = None) -> list[dict[str, Any]]:
     """Tasks, newest first, all or those in one state. Raises UsageError for an unknown state."""
     binds = {"states": state_of(TaskState, state), "n": limit}
-    return _views(conn, conn.execute(TASKS, binds).all())
+    return views(conn, conn.execute(TASKS, binds).all())
 
 
 def task(conn: Connection, name: str) -> dict[str, Any]:
@@ -213,16 +199,28 @@ def task(conn: Connection, name: str) -> dict[str, Any]:
     row = conn.execute(TASK, {"name": name}).one_or_none()
     if row is None:
         raise not_found("task", name, conn.execute(TASK_NAMES).scalars(), "tierflow task list")
-    (view,) = _views(conn, [row], told=True)
+    (view,) = views(conn, [row], told=True)
     moves = conn.execute(TASK_MOVES, {"task_id": row.id})
-    return {**view, "spec": row.spec, "history": [_move(one) for one in moves]}
+    return {**view, "spec": row.spec, "history": [move(one) for one in moves]}
 
 
-def _views(conn: Connection, rows: Sequence[Any], told: bool = False) -> list[dict[str, Any]]:
+def views(
+    conn: Connection, rows: Sequence[Any], told: bool = False, told_all: bool = False
+) -> list[dict[str, Any]]:
+    """Tasks as JSON has them; with `told` all their sentences, with that or `told_all` their forecast."""
+    facts = _facts(conn, rows)
+    forecasts = (
+        foretell(conn, rows[:FORECASTS], [one.units(JobState.DONE) for one in facts])
+        if told or told_all
+        else []
+    )
     found = []
-    for row, facts in zip(rows, _facts(conn, rows), strict=True):
-        because = sentences(facts)
-        view = {**_view(row, facts), "reason": because[0]}
+    for number, (row, one) in enumerate(zip(rows, facts, strict=True)):
+        because = sentences(one)
+        view = {**_view(row, one), "reason": because[0]}
+        if number < len(forecasts):
+            view["forecast"] = forecasts[number]
+            because[1:1] = [forecasts[number]["sentence"]] if row.state in GOING else []
         found.append({**view, "because": because} if told else view)
     return found
 
@@ -232,6 +230,7 @@ def _view(row: Any, facts: TaskFacts) -> dict[str, Any]:
     units = {
         "kind": row.unit_kind,
         "total": row.units_total,
+        "wanted": completion.wanted(row.units_total, row.units_wanted),
         "made": row.units_made,
         "done": facts.units(JobState.DONE),
         "live": facts.units(*live),
@@ -264,7 +263,6 @@ def _facts(conn: Connection, rows: Sequence[Any]) -> list[TaskFacts]:
     counts: dict[int, list[Count]] = {}
     for one in select_in(conn, COUNTS, ids):
         counts.setdefault(one.task_id, []).append((one.kind, one.state, one.jobs, one.units))
-    unmerged = {(one.task_id, one.state): one.n for one in select_in(conn, UNMERGED, ids)}
     blocks = {(one.dataset_id, one.state): one.n for one in select_in(conn, BLOCKS, datasets)}
     taken = {one.task_id: one.n for one in select_in(conn, BLOCKS_TAKEN, ids)}
     return [
@@ -274,16 +272,26 @@ def _facts(conn: Connection, rows: Sequence[Any]) -> list[TaskFacts]:
             total=row.units_total,
             made=row.units_made,
             counts=sorted(counts.get(row.id, [])),
-            to_merge=unmerged.get((row.id, OutputState.REGISTERED), 0),
-            merging=unmerged.get((row.id, OutputState.MERGING), 0),
+            to_merge=_unmerged(conn, row, OutputState.REGISTERED),
+            merging=_unmerged(conn, row, OutputState.MERGING),
             open_blocks=blocks.get((row.output_dataset_id, BlockState.OPEN), 0),
             input_dataset=row.input_dataset,
             input_grows=row.input_state == DatasetState.OPEN,
             waiting_blocks=_waiting(row, blocks, taken),
             output_dataset=row.output_dataset,
+            wanted=row.units_wanted,
+            code=row.code,
+            params=row.params or {},
         )
         for row in rows
     ]
+
+
+def _unmerged(conn: Connection, row: Any, state: OutputState) -> int:
+    if row.spec.get("merge") is None or row.state not in _MERGING:
+        return 0
+    binds = {"of_task": row.id, "in_state": state, "n": COUNTED}
+    return int(conn.execute(UNMERGED, binds).scalar_one())
 
 
 def _waiting(row: Any, blocks: Mapping[Any, int], taken: Mapping[int, int]) -> int:

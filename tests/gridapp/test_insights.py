@@ -71,7 +71,12 @@ def test_requests_are_listed_newest_first_with_their_tasks(grid: Grid) -> None:
     ]
     one = ask(grid, work.request, grid[1].request)
     assert [task["name"] for task in one["tasks"]] == [grid[1].generate, grid[1].reduce]
-    assert [move["to"] for move in one["history"]] == ["SUBMITTED", "RUNNING"]
+    assert [move["to"] for move in one["history"]] == [
+        "SUBMITTED",
+        "APPROVED",
+        "ASSIGNED",
+        "RUNNING",
+    ]
     with pytest.raises(NotFound):
         ask(grid, work.request, 99)
 
@@ -81,6 +86,7 @@ def test_a_task_counts_its_jobs_and_units(grid: Grid) -> None:
     assert one["units"] == {
         "kind": "events",
         "total": 160,
+        "wanted": 160,
         "made": 160,
         "done": 30,
         "live": 120,

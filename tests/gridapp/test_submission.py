@@ -63,7 +63,7 @@ def test_who_may_approve_has_the_request_run_at_once(grid: Grid) -> None:
     made = grid.request(OPERATOR)
     assert made["state"] == "RUNNING"
     assert [name.partition(":")[2] for name in made["tasks"]] == ["ops_small-generate"]  # type: ignore[attr-defined]
-    assert grid.rows() == [1, 2, 1, 1, 1]
+    assert grid.rows() == [1, 4, 1, 1, 1]
 
 
 def test_others_wait_for_approval(grid: Grid) -> None:
@@ -172,3 +172,54 @@ def test_nobody_else_reads_the_database(grid: Grid) -> None:
     files = list(grid.installation.settings.dir.glob("tierflow.db*"))
     assert {path.name for path in files} >= {"tierflow.db", "tierflow.db-wal"}
     assert [path for path in files if path.stat().st_mode & 0o077] == []
+
+
+def test_a_draft_becomes_a_request_and_may_be_taken_back(grid: Grid) -> None:
+    shell, context = grid.installation, grid.context
+    made = submission.submit_request(shell, context, grid.path, USER, draft=True)
+    key = int(str(made["request"]))
+    assert (made["state"], grid.rows()) == ("DRAFT", [1, 1, 0, 1, 0])
+    for decide in (submission.approve, submission.reject):
+        with pytest.raises(InvalidTransition):
+            decide(shell, context, key, OPERATOR)
+    with pytest.raises(Denied):
+        submission.hand_in(shell, context, key, VIEWER)
+    assert submission.hand_in(shell, context, key, USER)["state"] == "SUBMITTED"
+    with pytest.raises(Denied):
+        submission.withdraw(shell, context, key, VIEWER)
+    assert submission.withdraw(shell, context, key, USER)["state"] == "DRAFT"
+    assert submission.hand_in(shell, context, key, OPERATOR)["state"] == "RUNNING"
+    assert grid.rows()[2:] == [1, 1, 1]
+    with pytest.raises(InvalidTransition):
+        submission.withdraw(shell, context, key, USER)
+
+
+def test_a_draft_is_edited_until_it_is_handed_in(grid: Grid) -> None:
+    shell, context = grid.installation, grid.context
+    key = int(str(submission.submit_request(shell, context, grid.path, USER, draft=True)["request"]))
+    grid.path.write_text(embedded_grid.REQUEST.replace('"small"', '"large"').replace("= 40", "= 80"))
+    with pytest.raises(Denied):
+        submission.edit(shell, context, key, grid.path, VIEWER)
+    assert submission.edit(shell, context, key, grid.path, USER)["name"] == "large"
+    grid.path.write_text(embedded_grid.REQUEST.replace('group = "production"', 'group = "nobody"'))
+    with pytest.raises(UsageError, match="nobody"):
+        submission.edit(shell, context, key, grid.path, USER)
+    submission.hand_in(shell, context, key, OPERATOR)
+    with shell.database.snapshot() as conn:
+        assert conn.execute(select(task.c.units_total)).scalars().all() == [80]
+    with pytest.raises(Conflict, match="only a draft"):
+        submission.edit(shell, context, key, grid.path, USER)
+
+
+def test_a_draft_whose_names_are_taken_meanwhile_is_refused(grid: Grid) -> None:
+    made = submission.submit_request(grid.installation, grid.context, grid.path, USER, draft=True)
+    grid.request(OPERATOR)
+    with pytest.raises(UsageError, match="exists"):
+        submission.hand_in(grid.installation, grid.context, int(str(made["request"])), USER)
+
+
+def test_a_task_of_too_many_jobs_is_refused_with_its_step(grid: Grid) -> None:
+    grid.path.write_text(embedded_grid.REQUEST.replace("events = 40", "events = 10_000_000"))
+    with pytest.raises(UsageError, match=r"step 'generate'.*1,000,000 jobs"):
+        grid.request(OPERATOR)
+    assert grid.rows() == [0, 0, 0, 0, 0]
