@@ -1,218 +1,342 @@
-"""The operator's verbs for every face: who may order what, which jobs are meant, and the work in batches.
+"""The operator's verbs for every face: who may order what, which jobs are meant, and what an order came to.
 
-An order may be cut off at any point: the same order again does the rest.
+An order is counted before it is given, and written down before it is carried out: cut off at any point, the
+same order again, or `resume`, does the rest.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
-from gridapp.insights import jobs as job_rows
-from gridapp.insights import tasks as task_rows
-from gridapp.insights.values import state_of
+from gridapp import carrying
+from gridapp.carrying import Tell, silent
+from gridapp.insights.values import plain, record
+from gridapp.selections import Chosen, Selection, choose, count, of_task, task_of
 from gridcore import identity
-from gridcore.db.statements import CHUNK, chunks
-from gridcore.errors import Conflict, NotFound, UsageError
+from gridcore.errors import Conflict, Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
-from gridcore.ids import job_name, parse_job_name
-from prodsys import jobmaking, operations, requests, retry_rules, tasks
-from prodsys.jobs.machine import TERMINAL, JobEvent, JobState
-from prodsys.settlement import Settler
-from prodsys.sqlport import WISHES_PER_ATTEMPT
+from prodsys import holds, operations, orders, requests, selection, selectors, slicing, tasks
+from prodsys.jobs.machine import TERMINAL, JobState
+from prodsys.orders import UNDO_WINDOW, UNDOABLE, Order, OrderState, OrderVerb
+from prodsys.selectors import All, Compare, Not, Op
 from prodsys.states import REQUEST, TASK, RequestEvent, RequestState, TaskEvent, TaskState
 from prodsys.tasks import Task
 
-#: Told after each batch, where there are several: (jobs gone through, jobs in all).
-Tell = Callable[[int, int], None]
+#: Tasks that an answer names.
+TASKS_SHOWN = 20
+#: What a pause holds is released when its request is resumed, and would be held again before.
+NOT_PAUSED = Not(All((Compare("held", Op.EQ, ("policy",)), Compare("code", Op.EQ, (holds.PAUSED,)))))
+#: Most points a priority order shifts by.
+POINTS_MAX = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Jobs by name, or those of a task, in any state or in one."""
+@dataclass(slots=True)
+class _Found:
+    """The jobs meant, counted: those that the order fits, and the others."""
 
-    names: Sequence[str] = ()
-    task: str | None = None
-    state: str | None = None
+    due: Counter[JobState] = field(default_factory=Counter)
+    left: Counter[JobState] = field(default_factory=Counter)
+    tasks: Counter[int] = field(default_factory=Counter)
+    sites: Counter[str] = field(default_factory=Counter)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Meant:
-    """Jobs of one task that an order may fit, and all that were meant by state."""
-
-    task: Task
-    due: list[int]
-    states: Counter[JobState]
+    @property
+    def total(self) -> int:
+        return self.due.total()
 
 
-def _silent(_done: int, _of: int) -> None:
-    return
+#: Asked before an order is given: (the answer of a dry run) -> whether to go on.
+Confirm = Callable[[Mapping[str, Any]], bool]
 
 
 def order_jobs(
     context: Context,
-    event: JobEvent,
+    verb: OrderVerb,
     wanted: Selection,
     actor: Principal,
     *,
+    by: int | None = None,
     dry_run: bool = False,
-    tell: Tell = _silent,
+    tell: Tell = silent,
+    confirm: Confirm | None = None,
 ) -> dict[str, Any]:
-    """KILL, HOLD, RELEASE or RETRY jobs: {"verb", "due": {state: jobs}, "left": {state: jobs}, "changed"}.
+    """Order something for jobs: {"verb", "due", "left", "tasks", "sites", "operation", "changed"}.
 
-    `due` are the jobs that the order fits, `left` the others meant; with `dry_run` nothing is written.
+    `due` are the jobs that the order fits by state, `left` the others meant; `tasks` (the largest) and
+    `sites` tell the due ones apart. `by` are the points of a PRIORITY order. A `dry_run` writes nothing.
     Raises UsageError, NotFound, Denied, Conflict for a killed task; then nothing was changed.
     """
+    if verb == OrderVerb.PRIORITY and not 0 < abs(by or 0) <= POINTS_MAX:
+        raise UsageError("by how many points?", hint=f"--by N, up to {POINTS_MAX:,}; --by -N puts jobs back")
     with context.database.snapshot() as conn:
-        meant = _select(conn, event, wanted)
-    for one in meant:
-        _require(actor, one.task)
-        if one.task.state == TaskState.KILLED and event != JobEvent.KILL:
-            raise Conflict(f"the task {one.task.name} was killed: none of its jobs may run any more")
-    states = sum((one.states for one in meant), Counter[JobState]())
-    changed = 0 if dry_run else _carry_out(context, event, meant, actor.name, tell)
-    fits = operations.sources(event)
+        chosen = choose(conn, wanted)
+    if verb == OrderVerb.RELEASE:
+        chosen = replace(chosen, where=selectors.both(chosen.where, NOT_PAUSED))
+    return _order(context, verb, chosen, actor, by, dry_run, tell, confirm)
+
+
+def _order(
+    context: Context,
+    verb: OrderVerb,
+    chosen: Chosen,
+    actor: Principal,
+    by: int | None = None,
+    dry_run: bool = False,
+    tell: Tell = silent,
+    confirm: Confirm | None = None,
+) -> dict[str, Any]:
+    _require(actor, chosen.tasks)
+    _refuse_killed(verb, chosen.tasks)
+    earlier = None if dry_run else _taken_up(context, verb, chosen, actor, by, tell)
+    if earlier is not None and verb == OrderVerb.PRIORITY:  # once more would shift twice
+        return {**_told(context, verb, _Found()), "operation": earlier.id, "changed": earlier.changed}
+    found = _found(context, verb, chosen, actor, tell)
+    told = _told(context, verb, found)
+    if earlier is not None:
+        told |= {"operation": earlier.id, "changed": earlier.changed}
+    if dry_run or not found.total or (confirm is not None and not confirm(told)):
+        return told
+    order = _start(context, verb, chosen, found, actor, by)
+    done = carrying.carry_out(context, order, tell)
+    return {**told, "operation": done.id, "changed": told["changed"] + done.changed}
+
+
+def _refuse_killed(verb: OrderVerb, met: Iterable[Any]) -> None:
+    for task in met:
+        if task.state == TaskState.KILLED and verb != OrderVerb.KILL:
+            raise Conflict(f"the task {task.name} was killed: none of its jobs may run any more")
+
+
+# --- which jobs ------------------------------------------------------------------------------------------
+
+
+def _found(context: Context, verb: OrderVerb, chosen: Chosen, actor: Principal, tell: Tell) -> _Found:
+    """The jobs meant, counted; refused where some of them are not the actor's to order about."""
+    found, fits = _Found(), operations.sources(verb)
+    counts = list(count(context, chosen, tell))
+    with context.database.snapshot() as conn:
+        met = {row.id: row for row in selection.tasks_of(conn, {one.task_id for one in counts})}
+    ended = {row.id for row in met.values() if row.state in operations.closed_to(verb)}
+    for one in counts:
+        if one.state not in fits or one.task_id in ended:
+            found.left[one.state] += one.jobs
+            continue
+        found.due[one.state] += one.jobs
+        found.tasks[one.task_id] += one.jobs
+        if one.site is not None:
+            found.sites[one.site] += one.jobs
+    _require(actor, [met[task_id] for task_id in sorted(found.tasks)])
+    return found
+
+
+def _require(actor: Principal, met: Iterable[Any]) -> None:
+    for task in met:
+        subject = Subject(owner=task.requester, group=task.acct_group)
+        try:
+            identity.require(actor, Action.TASK_CONTROL, subject)
+        except Denied as error:
+            raise Denied(f"{error.message}: {task.name}", hint=error.hint) from None
+
+
+def _told(context: Context, verb: OrderVerb, found: _Found) -> dict[str, Any]:
+    largest = found.tasks.most_common(TASKS_SHOWN)
+    with context.database.snapshot() as conn:
+        names = {row.id: row.name for row in selection.tasks_of(conn, [task_id for task_id, _ in largest])}
+    shown = {names[task_id]: n for task_id, n in largest}
+    others = len(found.tasks) - len(largest)
     return {
-        "verb": event.name.lower(),
-        "due": {state.value: n for state, n in sorted(states.items()) if state in fits},
-        "left": {state.value: n for state, n in sorted(states.items()) if state not in fits},
-        "changed": changed,
+        "verb": verb.value,
+        "due": {state.value: n for state, n in sorted(found.due.items())},
+        "left": {state.value: n for state, n in sorted(found.left.items())},
+        "tasks": {**shown, **({f"{others} more": found.total - sum(shown.values())} if others else {})},
+        "sites": dict(sorted(found.sites.items())),
+        "operation": None,
+        "changed": 0,
     }
 
 
-def _select(conn: Connection, event: JobEvent, wanted: Selection) -> list[_Meant]:
-    if bool(wanted.names) == (wanted.task is not None):
-        raise UsageError("which jobs?", hint="give their names, such as TASK/17, or --task TASK")
-    states = state_of(JobState, wanted.state)
-    if wanted.task is not None:
-        task = _task(conn, wanted.task)
-        return [_meant(task, event, operations.of_task(conn, task.id, states))]
-    by_task: dict[str, set[int]] = defaultdict(set)
-    for name in wanted.names:
-        task_name, index, _ = parse_job_name(name)
-        by_task[task_name].add(index)
-    found = [_named(conn, name, indices) for name, indices in sorted(by_task.items())]
-    return [_meant(task, event, [row for row in rows if row.state in states]) for task, rows in found]
+# --- orders ----------------------------------------------------------------------------------------------
 
 
-def _named(conn: Connection, name: str, indices: set[int]) -> tuple[Task, list[Any]]:
-    task = _task(conn, name)
-    rows = operations.named(conn, task.id, [index for index in indices if index < task.next_index])
-    missing = indices - {row.idx for row in rows}
-    if missing:
-        job_rows.job_row(conn, job_name(name, min(missing)))  # raises, naming the jobs there are
-    return task, rows
+def _start(
+    context: Context, verb: OrderVerb, chosen: Chosen, found: _Found, actor: Principal, by: int | None
+) -> Order:
+    key, now = context.keys.one("operation"), context.clock.now()
+    order = Order(
+        id=key,
+        verb=verb,
+        selector=chosen.selector,
+        tasks=sorted(found.tasks),
+        by=by,
+        actor=actor.name,
+        created_at=now,
+        undo_until=now + UNDO_WINDOW if verb in UNDOABLE else None,
+        total=found.total,
+    )
+
+    def unit(conn: Connection) -> None:
+        orders.start(conn, order)
+        names = [row.name for row in selection.tasks_of(conn, order.tasks[:TASKS_SHOWN])]
+        subject = f"task {names[0]}" if len(order.tasks) == 1 else f"operation {key}"
+        detail = {
+            "operation": key,
+            "jobs": order.total,
+            "where": order.selector["where"],
+            "tasks": names,
+            **({"named": order.selector["named"]} if "named" in order.selector else {}),
+            **({} if by is None else {"by": by}),
+        }
+        operations.audit(conn, actor.name, f"job {verb.value}", subject, now, detail)
+
+    context.database.transaction(unit)
+    return order
 
 
-def _meant(task: Task, event: JobEvent, rows: Iterable[Any]) -> _Meant:
-    fits = operations.sources(event)
-    found = list(rows)
-    due = sorted(row.id for row in found if row.state in fits)
-    return _Meant(task=task, due=due, states=Counter(row.state for row in found))
+def _taken_up(
+    context: Context, verb: OrderVerb, chosen: Chosen, actor: Principal, by: int | None, tell: Tell
+) -> Order | None:
+    """The same order that was cut off before, now carried out."""
+    with context.database.snapshot() as conn:
+        same = [
+            one
+            for one in orders.running(conn)
+            if (one.verb, one.selector, one.by, one.actor) == (verb, chosen.selector, by, actor.name)
+        ]
+    if not same:
+        return None
+    return resume(context, same[0].id, actor, tell=tell)
 
 
-def _task(conn: Connection, name: str) -> Task:
-    task = tasks.by_name(conn, name)
-    if task is None:
-        task_rows.task(conn, name)  # raises, naming the nearest
-        raise NotFound(f"there is no task {name}", hint="see: tierflow task list")
-    return task
+def resume(context: Context, order_id: int, actor: Principal, *, tell: Tell = silent) -> Order:
+    """Go on with an order that was cut off; one that is done stays so. Raises NotFound, Denied, Conflict."""
+    with context.database.snapshot() as conn:
+        order = orders.by_id(conn, order_id)
+        _require(actor, selection.tasks_of(conn, order.tasks))
+    if order.state == OrderState.UNDONE:
+        raise Conflict(f"operation {order_id} was undone", hint="give the order anew if it is wanted")
+    return order if order.state == OrderState.DONE else carrying.carry_out(context, order, tell)
 
 
-def _require(actor: Principal, task: Task) -> None:
-    identity.require(actor, Action.TASK_CONTROL, Subject(owner=task.requester, group=task.group))
-
-
-def _carry_out(
-    context: Context, event: JobEvent, meant: Sequence[_Meant], actor: str, tell: Tell = _silent
-) -> int:
-    total = sum(len(one.due) for one in meant)
-    changed = seen = 0
-    for one in meant:
-        for ids in chunks(one.due, CHUNK):
-            changed += _batch(context, event, one.task.id, ids, actor)
-            seen += len(ids)
-            if total > CHUNK:
-                tell(seen, total)
-    return changed
-
-
-def _batch(context: Context, event: JobEvent, task_id: int, ids: Sequence[int], actor: str) -> int:
-    now = context.clock.now()
-    if event == JobEvent.KILL:
-        wish_ids = context.keys.take("wish", len(ids) * WISHES_PER_ATTEMPT)
-
-        def kill(conn: Connection) -> int:
-            settler = Settler(conn, now, retry_rules.rules(conn), 1.0, wish_ids)
-            return operations.kill_jobs(settler, task_id, ids, actor)
-
-        return context.database.transaction(kill)
-    move = _MOVES[event]
-    return context.database.transaction(lambda conn: move(conn, task_id, ids, actor, now))
-
-
-_MOVES = {
-    JobEvent.HOLD: operations.hold_jobs,
-    JobEvent.RELEASE: operations.release_jobs,
-    JobEvent.RETRY: operations.retry_jobs,
+_WHY_NOT = {
+    OrderVerb.KILL: "killed jobs have given up their attempts and outputs",
+    OrderVerb.RELEASE: "released jobs may have run since; hold those that still wait",
+    OrderVerb.RETRY: "jobs tried again may have run since; hold or kill those that still wait",
+    OrderVerb.UNDO: "give the order itself once more",
 }
+
+
+def undo(context: Context, order_id: int, actor: Principal, *, tell: Tell = silent) -> Order:
+    """Take an order back as far as it came; the order that does so. One cut off is resumed by the same call.
+
+    Raises NotFound, Denied, Conflict for what cannot be undone, or not any more.
+    """
+    with context.database.snapshot() as conn:
+        order, earlier = orders.by_id(conn, order_id), orders.undoing(conn, order_id)
+        _require(actor, selection.tasks_of(conn, order.tasks))
+    if order.verb not in UNDOABLE:
+        raise Conflict(f"a {order.verb.value} cannot be undone", hint=_WHY_NOT[order.verb])
+    if earlier is not None and earlier.state == OrderState.RUNNING:
+        return carrying.carry_out(context, earlier, tell)
+    if earlier is not None:
+        raise Conflict(f"operation {order_id} was undone by operation {earlier.id}")
+    now = context.clock.now()
+    if order.undo_until is None or now > order.undo_until:
+        hint = "release held jobs" if order.verb == OrderVerb.HOLD else "shift them the other way"
+        raise Conflict(f"operation {order_id} is too old to be undone", hint=f"{hint} by a new order")
+    return carrying.carry_out(context, _start_undo(context, order, actor), tell)
+
+
+def _start_undo(context: Context, order: Order, actor: Principal) -> Order:
+    key, now = context.keys.one("operation"), context.clock.now()
+
+    def unit(conn: Connection) -> Order:
+        if not orders.set_state(conn, order, OrderState.UNDONE, now):
+            raise Conflict(f"operation {order.id} was just finished or undone", hint="look again and repeat")
+        new = Order(
+            id=key,
+            verb=OrderVerb.UNDO,
+            selector={"where": None},
+            tasks=order.tasks,
+            actor=actor.name,
+            created_at=now,
+            undoes=order.id,
+            total=orders.by_id(conn, order.id).changed,
+        )
+        orders.start(conn, new)
+        detail = {"operation": key, "jobs": new.total, "undone": order.verb.value}
+        operations.audit(conn, actor.name, "operation undo", f"operation {order.id}", now, detail)
+        return new
+
+    return context.database.transaction(unit)
+
+
+def view(order: Order) -> dict[str, Any]:
+    """An order as the faces show it."""
+    named = order.selector.get("named")
+    by_name = None if named is None else sum(len(indices) for indices in named.values())
+    return {
+        **record(order, "id", "verb", "by", "state", "actor", "total", "seen", "changed"),
+        "where": order.selector["where"],
+        "named": by_name,
+        "tasks": len(order.tasks),
+        "undoes": order.undoes,
+        **{name: plain(getattr(order, name)) for name in ("created_at", "updated_at", "undo_until")},
+    }
 
 
 # --- tasks and requests ----------------------------------------------------------------------------------
 
 
 def kill_task(
-    context: Context, name: str, actor: Principal, *, dry_run: bool = False, tell: Tell = _silent
+    context: Context, name: str, actor: Principal, *, dry_run: bool = False, tell: Tell = silent
 ) -> dict[str, Any]:
     """End a task and its live jobs: {"task", "state", "due": {state: jobs}, "changed"}.
 
     What it registered stays. Raises NotFound, Denied, InvalidTransition for one that is COMPLETED.
     """
     with context.database.snapshot() as conn:
-        task = _task(conn, name)
-    _require(actor, task)
+        task = task_of(conn, name)
+        _require(actor, selection.tasks_of(conn, [task.id]))
     if task.state != TaskState.KILLED:
         TASK.check(task.state, TaskEvent.KILL, TaskState.KILLED)
-    return _kill_task(context, task, actor.name, dry_run, tell)
+    return _kill_task(context, task, actor, dry_run, tell)
 
 
-def _kill_task(context: Context, task: Task, actor: str, dry_run: bool, tell: Tell) -> dict[str, Any]:
+def _kill_task(context: Context, task: Task, actor: Principal, dry_run: bool, tell: Tell) -> dict[str, Any]:
     """The task first, so that no job is added; its dataset last, so that what is committed meanwhile fits."""
     if not dry_run:
         now = context.clock.now()
-        context.database.transaction(lambda conn: operations.kill_task(conn, task.id, actor, now))
-    with context.database.snapshot() as conn:
-        live = [state for state in JobState if state not in TERMINAL]
-        meant = _meant(task, JobEvent.KILL, operations.of_task(conn, task.id, live))
-    changed = 0
+        context.database.transaction(lambda conn: operations.kill_task(conn, task.id, actor.name, now))
+    over = Compare("state", Op.NOT_IN, tuple(sorted(state.value for state in TERMINAL)))
+    chosen = Chosen(where=selectors.both(of_task(task.name), over))
+    told = _order(context, OrderVerb.KILL, chosen, actor, dry_run=dry_run, tell=tell)
     if not dry_run:
-        changed = _carry_out(context, JobEvent.KILL, [meant], actor, tell)
         context.database.transaction(lambda conn: operations.close_task(conn, task.id))
     return {
         "task": task.name,
         "state": str(task.state if dry_run else TaskState.KILLED),
-        "due": {state.value: n for state, n in sorted(meant.states.items())},
-        "changed": changed,
+        "due": told["due"],
+        "changed": told["changed"],
     }
 
 
 def retry_task(
-    context: Context, name: str, actor: Principal, *, dry_run: bool = False, tell: Tell = _silent
+    context: Context, name: str, actor: Principal, *, dry_run: bool = False, tell: Tell = silent
 ) -> dict[str, Any]:
     """Try a task's failed jobs again, and take up what its input has got since it ended.
 
     {"task", "state", "due": {state: jobs}, "changed"}. Raises NotFound, Denied, Conflict for a killed task.
     """
     wanted = Selection(task=name, state=JobState.FAILED)
-    told = order_jobs(context, JobEvent.RETRY, wanted, actor, dry_run=dry_run, tell=tell)
+    told = order_jobs(context, OrderVerb.RETRY, wanted, actor, dry_run=dry_run, tell=tell)
     with context.database.snapshot() as conn:
-        task = _task(conn, name)
-        grown = task.unit_kind == "files" and bool(jobmaking.waiting_blocks(conn, task))
+        task = task_of(conn, name)
+        grown = task.input_dataset_id is not None and bool(slicing.waiting_blocks(conn, task))
     if grown and not dry_run:
         now = context.clock.now()
         context.database.transaction(lambda conn: operations.retry_task(conn, task.id, actor.name, now))
@@ -222,7 +346,7 @@ def retry_task(
 
 
 def abort_request(
-    context: Context, request_id: int, actor: Principal, *, dry_run: bool = False, tell: Tell = _silent
+    context: Context, request_id: int, actor: Principal, *, dry_run: bool = False, tell: Tell = silent
 ) -> dict[str, Any]:
     """End a request and the tasks it still has: {"request", "state", "tasks": [as of kill_task]}.
 
@@ -238,6 +362,6 @@ def abort_request(
         context.database.transaction(lambda conn: operations.abort_request(conn, request_id, actor.name, now))
     with context.database.snapshot() as conn:
         mine = [one for one in tasks.of_request(conn, request_id) if one.state != TaskState.COMPLETED]
-    killed = [_kill_task(context, task, actor.name, dry_run, tell) for task in mine]
+    killed = [_kill_task(context, task, actor, dry_run, tell) for task in mine]
     state = row.state if dry_run else RequestState.ABORTED
     return {"request": request_id, "state": str(state), "tasks": killed}

@@ -1,133 +1,197 @@
 """What people order by hand: jobs killed, held, released or tried again, and tasks ended or taken up anew.
 
-The state table decides which jobs an order still fits; the others are left alone. Whoever repeats an order
-does the rest. Each transaction leaves one row in the audit log.
+The state table decides which jobs an order still fits; the others are left alone. Who ordered what is in the
+audit log, once for each order; which jobs it changed is kept with the order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select
+from sqlalchemy import Connection, bindparam, select, update
 
 from catalogs import bookkeeping
-from gridcore.db.statements import insert_rows, lock_rows, select_in
+from gridcore.db.idlists import within
+from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.tables import audit_log
-from prodsys import attempts, outputs, requests, tasks
-from prodsys.attempts import Ending
+from prodsys import outputs, requests, tasks
+from prodsys.attempts import ERROR_MAX
 from prodsys.jobs import store
 from prodsys.jobs.machine import JOB, JobEvent, JobKind, JobState
 from prodsys.jobs.store import Move
+from prodsys.orders import Order, OrderVerb
 from prodsys.retries import ErrorClass
 from prodsys.settlement import Settler
 from prodsys.states import OutputEvent, OutputState, TaskEvent, TaskState
-from prodsys.tables import attempt, job
+from prodsys.tables import attempt, job, queue, request
 from prodsys.tasks import Task
 
-#: Where each order leads.
-ORDERS: Mapping[JobEvent, JobState] = {
-    JobEvent.KILL: JobState.KILLED,
-    JobEvent.HOLD: JobState.HELD,
-    JobEvent.RELEASE: JobState.READY,
-    JobEvent.RETRY: JobState.RETRY_WAIT,
+#: What happens to a job, and where it leads.
+MOVES: Mapping[OrderVerb, tuple[JobEvent, JobState]] = {
+    OrderVerb.KILL: (JobEvent.KILL, JobState.KILLED),
+    OrderVerb.HOLD: (JobEvent.HOLD, JobState.HELD),
+    OrderVerb.RELEASE: (JobEvent.RELEASE, JobState.READY),
+    OrderVerb.RETRY: (JobEvent.RETRY, JobState.RETRY_WAIT),
 }
+#: Jobs that stand in a line, or will again.
+WAITING = frozenset([JobState.READY, JobState.RETRY_WAIT, JobState.HELD])
 
-_LISTED = select(job.c.id, job.c.idx, job.c.state).where(job.c.task_id == bindparam("of_task"))
-OF_TASK = _LISTED.where(job.c.state.in_(bindparam("states", expanding=True))).order_by(job.c.id)
-NAMED = _LISTED.where(job.c.idx.in_(bindparam("ids", expanding=True)))
-ROWS = (
-    select(job.c.id, job.c.idx, job.c.kind, job.c.state, job.c.attempt, attempt.c.batch_key)
-    .outerjoin_from(job, attempt, and_(attempt.c.job_id == job.c.id, attempt.c.attempt == job.c.attempt))
-    .where(job.c.id.in_(bindparam("ids", expanding=True)))
+CLOSE = (
+    update(attempt)
+    .where(within(attempt.c.job_id), attempt.c.ended_at.is_(None))
+    .values(
+        ended_at=bindparam("at", type_=attempt.c.ended_at.type),
+        error_class=bindparam("kind"),
+        error=bindparam("text"),
+        penalty=0,
+    )
+)
+HOLDS = (
+    select(job.c.id, job.c.task_id, job.c.state, job.c.attempt, job.c.hold_kind, job.c.params)
+    .where(within(job.c.id))
     .order_by(job.c.id)
 )
 
+#: Reads jobs again within the transaction: those of the rows that the order still means, as they are now.
+Again = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
-def sources(event: JobEvent) -> frozenset[JobState]:
+
+def sources(verb: OrderVerb) -> frozenset[JobState]:
     """The states a job may be in for this order. Pure."""
+    if verb == OrderVerb.PRIORITY:
+        return WAITING
+    event, _ = MOVES[verb]
     return frozenset(state for rule in JOB.rules if rule.event == event for state in rule.sources)
 
 
-def of_task(conn: Connection, task_id: int, states: Iterable[JobState]) -> list[Any]:
-    """(id, idx, state) of a task's jobs in these states."""
-    return list(conn.execute(OF_TASK, {"of_task": task_id, "states": list(states)}))
+def closed_to(verb: OrderVerb) -> frozenset[TaskState]:
+    """The states of a task whose jobs this order may not touch: none of them would run. Pure."""
+    if verb == OrderVerb.KILL:
+        return frozenset()
+    return frozenset([TaskState.KILLED, *([TaskState.COMPLETED] if verb == OrderVerb.RETRY else [])])
 
 
-def named(conn: Connection, task_id: int, indices: Iterable[int]) -> list[Any]:
-    """(id, idx, state) of a task's jobs with these indices."""
-    return select_in(conn, NAMED, indices, {"of_task": task_id})
+# --- jobs: a chunk of an order, all of one task; its rows are (id, kind, state, attempt) --------------------
 
 
-# --- jobs: of one task, by id; each answers how many it moved ---------------------------------------------
+def carry_out(settler: Settler, order: Order, task_id: int, rows: Sequence[Any], again: Again) -> list[int]:
+    """Do to these jobs what was ordered, where it still fits; the keys of those changed."""
+    if order.verb == OrderVerb.PRIORITY:
+        return shift_jobs(settler.conn, rows, order.by or 0, again)
+    reopens = order.verb == OrderVerb.RETRY or any(row.kind == JobKind.MERGE for row in rows)
+    task = _locked(settler.conn, task_id) if reopens else None
+    if order.verb == OrderVerb.RETRY and (task is None or task.state in closed_to(order.verb)):
+        return []
+    moved = _move(settler, order, rows, again)
+    if order.verb == OrderVerb.KILL:
+        _end(settler, order, moved)
+    if task is not None and moved and (order.verb == OrderVerb.RETRY or _release_inputs(settler, moved)):
+        _reopen(settler.conn, task, order.actor, settler.now)
+    return [row.id for row in moved]
 
 
-def kill_jobs(settler: Settler, task_id: int, job_ids: Sequence[int], actor: str) -> int:
-    """End jobs for good. Their attempts end, their outputs are wished away, what they merged waits anew."""
-    conn, now = settler.conn, settler.now
-    lock_rows(conn, job, job_ids)
-    killed = _order(conn, task_id, job_ids, JobEvent.KILL, actor, now)
-    keys = [row.batch_key for row in killed if row.batch_key is not None]
-    ending = Ending(error_class=ErrorClass.KILLED, error=f"killed by {actor}")
-    for one in attempts.by_key(conn, keys).values():
-        attempts.close(conn, one, ending, now)
-    settler.discard(outputs.of_jobs(conn, [row.id for row in killed]))
-    merges = [row.id for row in killed if row.kind == JobKind.MERGE]
-    inputs = [one for one in outputs.of_merges(conn, merges) if one.state == OutputState.MERGING]
-    if inputs:
-        outputs.move(conn, inputs, OutputEvent.RELEASED, now)
-        _reopen(conn, tasks.lock(conn, task_id), actor, now)
-    return len(killed)
+def _locked(conn: Connection, task_id: int) -> Task:
+    task = tasks.by_id(conn, task_id)
+    if task.request_id is not None:
+        lock_rows(conn, request, [task.request_id])
+    return tasks.lock(conn, task_id)
 
 
-def hold_jobs(conn: Connection, task_id: int, job_ids: Sequence[int], actor: str, now: datetime) -> int:
-    """Keep waiting jobs from running until they are released."""
-    lock_rows(conn, job, job_ids)
-    return len(_order(conn, task_id, job_ids, JobEvent.HOLD, actor, now))
+def _move(settler: Settler, order: Order, rows: Sequence[Any], again: Again) -> list[Any]:
+    """The rows moved. What another hand moved meanwhile is read again and moved if it is still meant."""
+    conn = settler.conn
+    if order.verb == OrderVerb.KILL and any(row.state != JobState.READY for row in rows):
+        lock_rows(conn, job, [row.id for row in rows])
+        rows = again(conn, rows)
+    moved = _apply(settler, order, rows)
+    left = {row.id for row in rows} - {row.id for row in moved}
+    if left:
+        moved += _apply(settler, order, again(conn, [row for row in rows if row.id in left]))
+    return moved
 
 
-def release_jobs(conn: Connection, task_id: int, job_ids: Sequence[int], actor: str, now: datetime) -> int:
-    """Return held jobs to the queue, whatever they were held for."""
-    return len(_order(conn, task_id, job_ids, JobEvent.RELEASE, actor, now))
-
-
-def retry_jobs(conn: Connection, task_id: int, job_ids: Sequence[int], actor: str, now: datetime) -> int:
-    """Give failed jobs another try, at once; a task that had ended is taken up again, unless by a kill."""
-    lock_rows(conn, job, job_ids)
-    task = tasks.lock(conn, task_id)
-    if task.state == TaskState.KILLED:
-        return 0
-    retried = _order(conn, task_id, job_ids, JobEvent.RETRY, actor, now)
-    if retried:
-        _reopen(conn, task, actor, now)
-    return len(retried)
-
-
-def _order(
-    conn: Connection, task_id: int, job_ids: Sequence[int], event: JobEvent, actor: str, now: datetime
-) -> list[Any]:
-    """Make the moves that fit, audited; the rows of the jobs moved, as they were."""
-    rows = {row.id: row for row in select_in(conn, ROWS, job_ids)}
+def _apply(settler: Settler, order: Order, rows: Sequence[Any]) -> list[Any]:
+    event, to = MOVES[order.verb]
+    params = {"by": order.actor, "operation": order.id}
+    due_at = settler.now if order.verb == OrderVerb.RETRY else None
+    hold = "operator" if order.verb == OrderVerb.HOLD else None
     moves = [
         Move(
             job_id=row.id,
             attempt=row.attempt,
             event=event,
-            to=ORDERS[event],
+            to=to,
             code=event.name,
-            params={"by": actor},
-            due_at=now if event == JobEvent.RETRY else None,
-            hold_kind="operator" if event == JobEvent.HOLD else None,
+            params=params,
+            due_at=due_at,
+            hold_kind=hold,
         )
-        for row in rows.values()
+        for row in rows
     ]
-    moved = [rows[move.job_id] for move in store.apply(conn, moves, now)]
-    if moved:
-        detail = {"count": len(moved), "jobs": sorted(row.idx for row in moved)}
-        subject = f"task {tasks.by_id(conn, task_id).name}"
-        _audit(conn, actor, f"job {event.name.lower()}", subject, now, detail)
-    return moved
+    by_id = {row.id: row for row in rows}
+    return [by_id[move.job_id] for move in store.apply(settler.conn, moves, settler.now)]
+
+
+def _end(settler: Settler, order: Order, killed: Sequence[Any]) -> None:
+    """Attempts of killed jobs end, and their outputs are wished away."""
+    tried = [row.id for row in killed if row.attempt > 0]
+    if tried:
+        text = f"killed by {order.actor}"[:ERROR_MAX]
+        binds = {"ids": tried, "at": settler.now, "kind": ErrorClass.KILLED.value, "text": text}
+        settler.conn.execute(CLOSE, binds)
+        settler.discard(outputs.of_jobs(settler.conn, tried))
+
+
+def _release_inputs(settler: Settler, killed: Sequence[Any]) -> bool:
+    """What killed merges would have merged waits anew; whether there is any."""
+    merges = [row.id for row in killed if row.kind == JobKind.MERGE]
+    inputs = [one for one in outputs.of_merges(settler.conn, merges) if one.state == OutputState.MERGING]
+    outputs.move(settler.conn, inputs, OutputEvent.RELEASED, settler.now)
+    return bool(inputs)
+
+
+def shift_jobs(conn: Connection, rows: Sequence[Any], points: int, again: Again) -> list[int]:
+    """Move waiting jobs ahead in their lines by so many points; the keys of those moved."""
+    lock_rows(conn, queue, [store.QUEUE])
+    lock_rows(conn, job, [row.id for row in rows])
+    ids = [row.id for row in again(conn, rows)]
+    store.rerank(conn, ids, -points * store.POINT)
+    return ids
+
+
+def take_back(settler: Settler, undo: Order, order: Order, ids: Iterable[int]) -> list[int]:
+    """Undo what an order did to these jobs; the keys of those put back.
+
+    A hold is taken back where the job is held by that very order; priority where the job still waits: the
+    opposite shift is exact, whatever else was shifted since.
+    """
+    conn = settler.conn
+    lock_rows(conn, queue, [store.QUEUE])
+    lock_rows(conn, job, ids)
+    rows = conn.execute(HOLDS, {"ids": sorted(ids)}).all()
+    if order.verb == OrderVerb.PRIORITY:
+        waiting = [row.id for row in rows if row.state in WAITING]
+        store.rerank(conn, waiting, (order.by or 0) * store.POINT)
+        return waiting
+    held = [row for row in rows if row.state == JobState.HELD and _held_by(row) == order.id]
+    moves = [
+        Move(
+            job_id=row.id,
+            attempt=row.attempt,
+            event=JobEvent.RELEASE,
+            to=JobState.READY,
+            code=JobEvent.RELEASE.name,
+            params={"by": undo.actor, "operation": undo.id},
+        )
+        for row in held
+    ]
+    return [move.job_id for move in store.apply(conn, moves, settler.now)]
+
+
+def _held_by(row: Any) -> int | None:
+    return (row.params or {}).get("operation") if row.hold_kind == "operator" else None
 
 
 # --- tasks and requests ----------------------------------------------------------------------------------
@@ -138,7 +202,7 @@ def kill_task(conn: Connection, task_id: int, actor: str, now: datetime) -> None
     task = tasks.lock(conn, task_id)
     if task.state != TaskState.KILLED:
         tasks.move(conn, task, TaskEvent.KILL, TaskState.KILLED, now, actor=actor)
-        _audit(conn, actor, "task kill", f"task {task.name}", now)
+        audit(conn, actor, "task kill", f"task {task.name}", now)
 
 
 def close_task(conn: Connection, task_id: int) -> None:
@@ -154,7 +218,7 @@ def retry_task(conn: Connection, task_id: int, actor: str, now: datetime) -> boo
 def abort_request(conn: Connection, request_id: int, actor: str, now: datetime) -> None:
     """End a request. Its tasks are left to the caller. Raises InvalidTransition."""
     if requests.abort(conn, request_id, actor=actor, now=now):
-        _audit(conn, actor, "request abort", f"request {request_id}", now)
+        audit(conn, actor, "request abort", f"request {request_id}", now)
 
 
 def _reopen(conn: Connection, task: Task, actor: str, now: datetime) -> bool:
@@ -166,11 +230,11 @@ def _reopen(conn: Connection, task: Task, actor: str, now: datetime) -> bool:
     tasks.expect_more(conn, task)
     if task.request_id is not None:
         requests.resume(conn, task.request_id, actor=actor, now=now)
-    _audit(conn, actor, "task retry", f"task {task.name}", now)
+    audit(conn, actor, "task retry", f"task {task.name}", now)
     return True
 
 
-def _audit(
+def audit(
     conn: Connection,
     actor: str,
     verb: str,
@@ -178,5 +242,6 @@ def _audit(
     now: datetime,
     detail: Mapping[str, Any] | None = None,
 ) -> None:
+    """Remember who did what to what."""
     row = {"at": now, "actor": actor, "verb": verb, "subject": subject, "detail": detail}
     insert_rows(conn, audit_log, [row])

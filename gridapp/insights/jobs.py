@@ -1,22 +1,22 @@
-"""Jobs with their attempts, history and outputs; shares as the queue sees them."""
+"""Jobs with their attempts, history and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, func, select
+from sqlalchemy import Connection, Integer, bindparam, select
 
 from catalogs.tables import se, site
 from gridapp.insights.tasks import TASK_NAMES
-from gridapp.insights.values import LIMIT, not_found, plain, record, state_of
-from gridcore.db import dbnow
+from gridapp.insights.values import LIMIT, not_found, plain, record, some, state_of
 from gridcore.errors import NotFound
 from gridcore.ids import job_name, parse_job_name
-from prodsys import fairshare, retries
-from prodsys import shares as share_rows
-from prodsys.fairshare import Waiting
+from prodsys import retries
 from prodsys.jobs.machine import JobState
+from prodsys.selection import condition, source
+from prodsys.selectors import Selector, fields_of
 from prodsys.tables import attempt, endpoint, job_class, job_history, job_spec, output, share_node, task
 from prodsys.tables import job as job_table
 
@@ -58,19 +58,19 @@ OUTPUTS = (
     .where(output.c.job_id == bindparam("job_id"))
     .order_by(output.c.id)
 )
-READY = (
-    select(
-        job_class.c.leaf_id,
-        func.sum(job_class.c.ready).label("n"),
-        func.max(job_class.c.cores).label("cores"),
-    )
-    .where(job_class.c.ready > 0)
-    .group_by(job_class.c.leaf_id)
-)
 
 
 #: Codes of what people order, as sentences.
 _ORDERED = {"KILL": "killed", "HOLD": "held", "RELEASE": "released", "RETRY": "tried again as ordered"}
+
+
+_TOLD: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "LUMI_TOO_LONG": lambda p: (
+        f"lumi {p['lumi']} of run {p['run']} holds about {p['events']} events, "
+        f"more than max_events_per_job = {p['most']}"
+    ),
+    "MERGE_DIFFERS": lambda p: f"{p['error']}; its inputs were released {some(p['releases'], 'time')}",
+}
 
 
 def reason(code: str | None, params: Mapping[str, Any] | None) -> str | None:
@@ -79,8 +79,11 @@ def reason(code: str | None, params: Mapping[str, Any] | None) -> str | None:
         return None
     facts = params or {}
     if code in _ORDERED:
-        return f"{_ORDERED[code]} by {facts.get('by', 'an operator')}"
+        order = f" (operation {facts['operation']})" if "operation" in facts else ""
+        return f"{_ORDERED[code]} by {facts.get('by', 'an operator')}{order}"
     error = facts.get("error")
+    if code in _TOLD:
+        return _TOLD[code](facts)
     try:
         told = retries.reason(code, facts)
     except KeyError:  # a code with parameters of its own, such as LOST
@@ -97,6 +100,16 @@ def jobs(
         return [_job(row) for row in conn.execute(JOBS, binds)]
     binds["task_id"] = _task(conn, task).id
     return [_job(row) for row in conn.execute(JOBS_OF_TASK, binds)]
+
+
+def jobs_where(
+    conn: Connection, where: Selector | None, now: datetime, limit: int = LIMIT
+) -> list[dict[str, Any]]:
+    """The newest jobs that a selector means."""
+    meant = select(job_table.c.id).select_from(source(fields_of(where))).where(condition(where, now))
+    newest = meant.order_by(job_table.c.id.desc()).limit(limit).subquery()
+    found = _JOBS.join(newest, newest.c.id == job_table.c.id).order_by(job_table.c.id.desc())
+    return [_job(row) for row in conn.execute(found)]
 
 
 def _task(conn: Connection, name: str) -> Any:
@@ -175,23 +188,3 @@ def _output(row: Any) -> dict[str, Any]:
         **record(row, "name", "kind", "lfn", "se", "state", "attempt", "bytes", "events"),
         "adler32": None if row.adler32 is None else f"{row.adler32:08x}",
     }
-
-
-def shares(conn: Connection) -> list[dict[str, Any]]:
-    """The share tree, parents before children, siblings in the order they are served."""
-    now = dbnow(conn)
-    nodes = {node.path: node for node in share_rows.tree(conn, now)}
-    waiting = {row.leaf_id: Waiting(int(row.n), float(row.cores)) for row in conn.execute(READY)}
-    return [
-        {
-            "path": one.path,
-            "target": nodes[one.path].target,
-            "target_part": one.target_norm,
-            "running_cores": one.running,
-            "used_core_s": nodes[one.path].used,
-            "used_part": one.used_norm,
-            "ready": waiting[nodes[one.path].id].jobs if nodes[one.path].id in waiting else 0,
-            "why": one.why,
-        }
-        for one in fairshare.explain(nodes.values(), waiting)
-    ]

@@ -14,14 +14,16 @@ from catalogs import bookkeeping
 from catalogs.states import DatasetState
 from catalogs.tables import wish
 from gridapp import operations as shell
-from gridapp.operations import Selection
+from gridapp.selections import Selection
 from gridcore.db import Database
 from gridcore.errors import Conflict, Denied, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
 from prodsys import endpoints, operations, requests, tasks
 from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.orders import Order, OrderVerb
 from prodsys.outputs import OutputState
+from prodsys.selection import Walk
 from prodsys.settlement import Settler
 from prodsys.states import RequestState, TaskEvent, TaskState
 from prodsys.tables import attempt, output
@@ -54,7 +56,15 @@ def test_held_jobs_wait_until_they_are_released(desk: Desk) -> None:
 def test_a_dry_run_counts_and_changes_nothing(desk: Desk) -> None:
     desk.order(JobEvent.HOLD, 2)
     told = desk.order(JobEvent.HOLD, dry_run=True)
-    assert told == {"verb": "hold", "due": {"READY": 3}, "left": {"HELD": 1}, "changed": 0}
+    assert told == {
+        "verb": "hold",
+        "due": {"READY": 3},
+        "left": {"HELD": 1},
+        "tasks": {desk.task: 3},
+        "sites": {},
+        "operation": None,
+        "changed": 0,
+    }
     assert desk.states() == ["READY", "HELD", "READY", "READY"]
     assert len(desk.verbs()) == 1
 
@@ -63,7 +73,14 @@ def test_the_audit_names_actor_task_and_jobs(desk: Desk) -> None:
     desk.order(JobEvent.KILL, 2, 4)
     (row,) = desk.grid.rows(select(audit_log))
     assert (row.actor, row.verb, row.subject) == ("ops", "job kill", f"task {desk.task}")
-    assert row.detail == {"count": 2, "jobs": [2, 4]}
+    task_id = str(desk.jobs()[0].task_id)
+    assert row.detail == {
+        "operation": 1,
+        "jobs": 2,
+        "where": None,
+        "named": {task_id: [2, 4]},
+        "tasks": [desk.task],
+    }
 
 
 def test_a_killed_attempt_ends_without_blame_and_its_output_is_wished_away(desk: Desk) -> None:
@@ -90,43 +107,21 @@ def _endpoint(desk: Desk) -> Any:
 
 
 def test_a_stale_order_is_not_made(desk: Desk) -> None:
-    one, *_ = desk.jobs()
-    desk.force(JobEvent.KILL, JobState.KILLED, one)
+    """Its rows were read before another hand killed the job."""
+    rows = desk.jobs()
+    desk.force(JobEvent.KILL, JobState.KILLED, rows[0])
     now = desk.grid.context.clock.now()
 
-    def unit(conn: Connection) -> list[int]:
+    def unit(conn: Connection) -> list[list[int]]:
         settler = Settler(conn, now, {}, 1.0, iter(()))
-        return [
-            operations.kill_jobs(settler, one.task_id, [one.id], "ops"),
-            operations.hold_jobs(conn, one.task_id, [one.id], "ops", now),
-            operations.release_jobs(conn, one.task_id, [one.id], "ops", now),
-            operations.retry_jobs(conn, one.task_id, [one.id], "ops", now),
-        ]
+        made = []
+        for verb in (OrderVerb.KILL, OrderVerb.HOLD, OrderVerb.RELEASE, OrderVerb.RETRY, OrderVerb.PRIORITY):
+            walk = Walk(None, now, operations.sources(verb))
+            order = Order(id=1, verb=verb, selector={}, tasks=[1], actor="ops", created_at=now, total=1, by=1)
+            made.append(operations.carry_out(settler, order, rows[0].task_id, rows[:1], walk.again))
+        return made
 
-    assert desk.grid.database.transaction(unit) == [0, 0, 0, 0]
-    assert desk.verbs() == []
-
-
-def test_many_jobs_go_in_batches_and_an_order_cut_off_is_taken_up(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shell, "CHUNK", 2)
-
-    class Cut(Exception):
-        pass
-
-    def cut(done: int, of: int) -> None:
-        assert (done, of) == (2, 4)
-        raise Cut
-
-    with pytest.raises(Cut):
-        desk.order(JobEvent.HOLD, tell=cut)
-    assert desk.states() == ["HELD", "HELD", "READY", "READY"]
-    told: list[tuple[int, int]] = []
-    assert desk.order(JobEvent.RELEASE, tell=lambda *seen: told.append(seen))["changed"] == 2
-    assert desk.order(JobEvent.HOLD, tell=lambda *seen: told.append(seen))["changed"] == 4
-    assert told == [(2, 4), (4, 4)]
-    assert set(desk.states()) == {"HELD"}
+    assert desk.grid.database.transaction(unit) == 5 * [[]]
 
 
 # --- who and which -----------------------------------------------------------------------------------------
@@ -135,7 +130,7 @@ def test_many_jobs_go_in_batches_and_an_order_cut_off_is_taken_up(
 def test_only_its_owner_and_operators_order_jobs(desk: Desk) -> None:
     context, wanted = desk.grid.context, Selection(task=desk.task)
     with pytest.raises(Denied):
-        shell.order_jobs(context, JobEvent.KILL, wanted, EVE)
+        shell.order_jobs(context, OrderVerb.KILL, wanted, EVE)
     with pytest.raises(Denied):
         shell.kill_task(context, desk.task, EVE)
     with pytest.raises(Denied):
@@ -143,7 +138,7 @@ def test_only_its_owner_and_operators_order_jobs(desk: Desk) -> None:
     with pytest.raises(Denied):
         shell.abort_request(context, 1, EVE)
     assert desk.states() == 4 * ["READY"]
-    assert shell.order_jobs(context, JobEvent.HOLD, wanted, OWNER)["changed"] == 4
+    assert shell.order_jobs(context, OrderVerb.HOLD, wanted, OWNER)["changed"] == 4
 
 
 @pytest.mark.parametrize(
@@ -161,7 +156,7 @@ def test_what_cannot_be_meant_is_refused(
     sqlite_db: Database, tmp_path: Path, wanted: Selection, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        shell.order_jobs(Grid(sqlite_db, tmp_path).context, JobEvent.HOLD, wanted, OPS)
+        shell.order_jobs(Grid(sqlite_db, tmp_path).context, OrderVerb.HOLD, wanted, OPS)
 
 
 def test_one_unknown_job_and_nothing_is_changed(desk: Desk) -> None:
@@ -214,11 +209,14 @@ def test_failed_jobs_of_a_killed_task_stay_failed(desk: Desk) -> None:
     for event in (JobEvent.RETRY, JobEvent.HOLD, JobEvent.RELEASE):
         with pytest.raises(Conflict, match="was killed"):
             desk.order(event)
-    ids, now = [row.id for row in desk.jobs()], desk.grid.context.clock.now()
-    retry = operations.retry_jobs
-    assert (
-        desk.grid.database.transaction(lambda conn: retry(conn, desk.jobs()[0].task_id, ids, "ops", now)) == 0
-    )
+    rows, now = desk.jobs(), desk.grid.context.clock.now()
+    order = Order(id=1, verb=OrderVerb.RETRY, selector={}, tasks=[1], actor="ops", created_at=now, total=4)
+
+    def unit(conn: Connection) -> list[int]:
+        settler, walk = Settler(conn, now, {}, 1.0, iter(())), Walk(None, now)
+        return operations.carry_out(settler, order, rows[0].task_id, rows, walk.again)
+
+    assert desk.grid.database.transaction(unit) == []
     assert desk.states() == 4 * ["FAILED"]
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from catalogs import bookkeeping
 from gridapp import operations as shell
-from gridapp.operations import Selection
+from gridapp.selections import Selection
 from gridcore.db import Database
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
@@ -19,6 +19,7 @@ from prodsys import retry_rules, tasks
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
+from prodsys.orders import OrderVerb
 from prodsys.retries import DEFAULT_RULES, ErrorClass
 from prodsys.states import RequestState
 from prodsys.tables import job
@@ -41,7 +42,7 @@ class Desk:
     def order(self, event: JobEvent, *indices: int, state: str | None = None, **options: Any) -> Any:
         names = [f"{self.task}/{index}" for index in indices]
         wanted = Selection(names=names, task=None if names else self.task, state=state)
-        return shell.order_jobs(self.grid.context, event, wanted, OPS, **options)
+        return shell.order_jobs(self.grid.context, OrderVerb[event.name], wanted, OPS, **options)
 
     def jobs(self) -> list[Any]:
         return self.grid.rows(select(job).order_by(job.c.id))

@@ -1,0 +1,185 @@
+"""The language of --where: what it reads, how it fails, and that rows in SQL and in Python mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from grids import selector_grid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import oracle, postgresql
+
+from gridcore.db import Database
+from gridcore.errors import UsageError
+from prodsys import selection, selectors
+from prodsys.selector_parser import parse
+from prodsys.selectors import (
+    FIELDS,
+    NUMBER,
+    ORDERED,
+    SPAN,
+    WORD,
+    All,
+    Compare,
+    Either,
+    Glob,
+    Not,
+    Op,
+    Selector,
+    matches,
+    render,
+)
+from prodsys.tables import job
+
+# --- any selector ------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["ab", "aB", "a.b", "a_b", "axb", "and", "x y", "26:ann_gen-1", "T2_FI_Birch", "%"])
+GLOBS = st.sampled_from(["a?b", "*", "A*", "*b", "a.*", "?", "T2_*", "*_gen*"]).map(Glob)
+NUMBERS = st.integers(-3, 4) | st.sampled_from([10**17, -(10**17)])
+
+
+def values(name: str) -> st.SearchStrategy[Any]:
+    kind = FIELDS[name].kind
+    if kind == WORD:
+        return st.sampled_from(FIELDS[name].words)
+    if kind in (NUMBER, SPAN):
+        return NUMBERS if kind == NUMBER else st.integers(0, 7200)
+    return NAMES | GLOBS
+
+
+@st.composite
+def compares(draw: st.DrawFn) -> Compare:
+    name = draw(st.sampled_from(sorted(FIELDS)))
+    ordered = FIELDS[name].kind in (NUMBER, SPAN)
+    op = draw(st.sampled_from([one for one in Op if ordered or one not in ORDERED]))
+    n = draw(st.integers(1, 3)) if op in (Op.IN, Op.NOT_IN) else 1
+    return Compare(name, op, tuple(draw(values(name)) for _ in range(n)))
+
+
+def several(inner: st.SearchStrategy[Selector]) -> st.SearchStrategy[Selector]:
+    parts = st.lists(inner, min_size=2, max_size=3).map(tuple)
+    return parts.map(All) | parts.map(Either) | inner.map(Not)
+
+
+SELECTORS: st.SearchStrategy[Selector] = st.recursive(compares(), several, max_leaves=8)
+
+
+@given(SELECTORS)
+def test_what_is_written_reads_as_it_was(one: Selector) -> None:
+    assert parse(render(one)) == one
+
+
+@given(st.text(max_size=60))
+def test_nonsense_is_refused_with_a_place(text: str) -> None:
+    found: UsageError | None = None
+    try:
+        parse(text)
+    except UsageError as error:
+        found = error
+    assert found is None or (found.message.startswith("--where") and found.hint)
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def test_precedence_and_spelling() -> None:
+    held = Compare("state", Op.EQ, ("HELD",))
+    old = Compare("age", Op.GT, (5400,))
+    mine = Compare("task", Op.EQ, (Glob("26*"),))
+    assert parse("state = held AND age > 1.5h or task=26*") == Either((All((held, old)), mine))
+    assert parse("state == HELD and (age > 90min or task = 26*)") == All((held, Either((old, mine))))
+    assert parse("not state = HELD") == Not(held)
+    assert parse('task = "26*"') == Compare("task", Op.EQ, ("26*",))
+    assert parse("site not in (A, 'B C')") == Compare("site", Op.NOT_IN, ("A", "B C"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("", "character 1: it is empty", "such as"),
+        ("stat = HELD", "character 1: there is no field 'stat'", "did you mean state"),
+        ("state = HELL", "character 9: there is no state 'HELL'", "did you mean HELD"),
+        ("state > HELD", "character 7: state has no order", "= or !="),
+        ("state = HELD age > 2h", "character 14: `and`, `or` or the end should stand before 'age'", ""),
+        ("age > soon", "character 7: age is a length of time", "5min"),
+        ("age > 999999999w", "character 7: age is a length of time", "5min"),
+        ("attempt = two", "character 11: attempt is a number", "attempt = 3"),
+        ("attempt = 12345678901234567890", "character 11: attempt is a number", ""),
+        ("state =", "character 8: a value for state is missing", ""),
+        ("(state = HELD", "character 14: `)` is missing", ""),
+        ("task = 'x", "character 8: this quote is not closed", ""),
+        ("task = x; drop table job", "character 9: ';' means nothing here", "in quotes"),
+        ("task in ()", "a value for task should stand before ')'", ""),
+        ("task = ''", "a name cannot be empty", ""),
+        ("task = 'a\x1b[2J'", "cannot be printed", ""),
+        ("task = '\ud800'", "cannot be printed", ""),
+        ("task = '\x00'", "cannot be printed", ""),
+        ("not " * 30 + "task = x", "nested too deeply", ""),
+        ("(" * 30 + "task = x" + ")" * 30, "nested too deeply", ""),
+        (" or ".join(["task = x"] * 101), "too many comparisons", "in (...)"),
+        ("x" * 4001, "4001 characters", "at most"),
+    ],
+)
+def test_errors_point_at_the_place(text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_only_one_task_is_seen_through_conjunctions() -> None:
+    assert selectors.only(parse("task = a and state = HELD"), "task") == {"a"}
+    assert selectors.only(parse("task in (a, b) and task = b"), "task") == {"b"}
+    for text in ("task = a or state = HELD", "task = a*", "not task = a", "task != a", "state = HELD"):
+        assert selectors.only(parse(text), "task") is None
+
+
+# --- in SQL ------------------------------------------------------------------------------------------------
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+AGES = (0, 1, 3600, 7200)
+
+
+@pytest.fixture
+def filled(database: Database) -> Iterator[Database]:
+    database.transaction(lambda conn: selector_grid.fill(conn, NOW, AGES))
+    yield database
+    database.transaction(empty)
+
+
+def empty(conn: Connection) -> None:
+    """The rows are no work that could be."""
+    for table in selector_grid.TABLES:
+        conn.execute(table.delete())
+
+
+@given(one=SELECTORS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+def test_sql_and_python_mean_the_same(filled: Database, one: Selector) -> None:
+    expected = {key for key, row in selector_grid.rows(NOW, AGES).items() if matches(one, row)}
+    statement = (
+        select(job.c.id)
+        .select_from(selection.source(selectors.fields_of(one)))
+        .where(selection.condition(one, NOW))
+    )
+    with filled.snapshot() as conn:
+        assert set(conn.execute(statement).scalars()) == expected
+
+
+@given(SELECTORS)
+def test_every_selector_compiles_for_every_database(one: Selector) -> None:
+    walk = selection.Walk(one, NOW)
+    for dialect in (oracle.dialect(), postgresql.dialect()):  # type: ignore[no-untyped-call]
+        for statement in (walk._next, walk._again, walk._count_ids, walk._count_named):
+            compiled = statement.compile(dialect=dialect)
+            assert all(len(name) <= 30 for name in compiled.bind_names.values())
+
+
+def test_age_is_time_since_the_last_move() -> None:
+    row = dict.fromkeys(FIELDS)
+    assert matches(parse("age > 1h"), {**row, "age": timedelta(hours=2).total_seconds()})
+    assert not matches(parse("age > 1h"), {**row, "age": 3600.0})
