@@ -11,12 +11,15 @@ from uuid import uuid4
 
 from sqlalchemy import Connection
 
+from agents.runtime import heartbeats
 from agents.runtime.agent import Agent, Context, Counts, each
+from agents.runtime.heartbeats import AgentState
 from catalogs.states import Switch
 from gridcore.bus import Event
+from gridcore.db import leases
 from gridcore.db.leases import Lease
 from gridcore.log import get
-from prodsys import endpoints
+from prodsys import endpoints, serving
 from prodsys.attempts import Attempt
 from prodsys.executors.base import BatchState, Executor, Refusal, Status, Submission, Submitted
 from prodsys.jobdocument import for_host
@@ -51,13 +54,23 @@ class ProdAgent(Agent):
         self._port = port
         self._executors = executors
         self._host = host
+        self._owner = ""
 
     def shards(self, conn: Connection) -> Sequence[str]:
-        """One lease per endpoint this process reaches."""
-        return [endpoints.lease_name(name) for name in self._executors]
+        """One lease per endpoint this process reaches; where several agents live, its part of them."""
+        names = [endpoints.lease_name(name) for name in self._executors]
+        owners = {row.name: row.owner.name if row.owner else None for row in leases.read(conn, names)}
+        beating = heartbeats.agents(conn, self.context.settings.lease.heartbeat_s)
+        alive = {
+            row.owner
+            for row in beating
+            if row.agent == self.name and not row.stale and row.state != AgentState.STOPPED
+        }
+        return serving.part(names, self._owner, owners, alive)
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
         """One pass over each endpoint."""
+        self._owner = next((lease.owner for lease in held.values()), self._owner)
         with self.context.database.snapshot() as conn:
             known = {row.lease_name: row for row in endpoints.endpoints(conn)}
         served = [(known[name], lease) for name, lease in held.items() if name in known]
@@ -76,6 +89,8 @@ class ProdAgent(Agent):
         self._clean(endpoint, lease, executor, live)
         if endpoint.state == Switch.ENABLED:
             counts["submitted"] = self._feed(endpoint, lease, executor)
+        if not counts.get("submitted"):
+            counts["withdrawn"] = self._withdraw(endpoint, lease, executor, live)
         return counts
 
     def _call(self, endpoint: endpoints.Endpoint, lease: Lease) -> Call:
@@ -181,6 +196,21 @@ class ProdAgent(Agent):
         for one in refused:
             log.warning("submission refused", endpoint=endpoint.name, key=one.key, reason=one.reason)
         return len(taken)
+
+    def _withdraw(
+        self, endpoint: endpoints.Endpoint, lease: Lease, executor: Executor, live: Sequence[Attempt]
+    ) -> int:
+        """Take back what waits in a full batch system where the shares put other work first; how many."""
+        unstarted = [one.key for one in live if one.state == JobState.SUBMITTED and one.admitted_at is None]
+        if not unstarted or executor.wanted() > 0:
+            return 0
+        keys = self._port.withdraw(self._call(endpoint, lease), unstarted)
+        retired = executor.retire(keys)
+        gone = [key for key in keys if retired.get(key)]
+        self._port.reported(self._call(endpoint, lease), News(withdrawn=gone))
+        executor.cancel(gone)
+        executor.forget(gone)
+        return len(gone)
 
     def _submission(self, item: WorkItem) -> Submission:
         document = for_host(

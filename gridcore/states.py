@@ -69,9 +69,13 @@ class StateMachine(Generic[S, E]):
             raise ValueError(f"{self.name}: {event} from {state} leads to one of {sorted(targets)}")
         return next(iter(targets))
 
+    def knows(self, state: S, event: E, target: S) -> bool:
+        """Whether the table has this move."""
+        return target in self._targets.get((state, event), ())
+
     def check(self, state: S, event: E, target: S) -> S:
         """The target, if the table has this move. Raises InvalidTransition."""
-        if target not in self._targets.get((state, event), frozenset()):
+        if not self.knows(state, event, target):
             raise InvalidTransition(f"a {self.name} does not go from {state} to {target} on {event}")
         return target
 

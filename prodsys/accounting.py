@@ -4,7 +4,7 @@ change in one transaction."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,16 +13,16 @@ from sqlalchemy import Connection, Integer, bindparam, select
 from catalogs import registration
 from catalogs.registration import NewFile, Reserved
 from gridcore.db.statements import lock_rows, select_in
-from prodsys import attempts, outputs, tasks
+from prodsys import attempts, outputs, releases, tasks
 from prodsys.attempts import Attempt
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Move
 from prodsys.outputs import OutputKind, OutputRow
 from prodsys.retries import ErrorClass
-from prodsys.settlement import Settler
+from prodsys.settlement import Failure, Settler
 from prodsys.states import OutputEvent, OutputState
-from prodsys.tables import attempt, job, task_input
+from prodsys.tables import attempt, job, job_file, task_input
 
 #: Jobs settled in one transaction.
 BATCH = 50
@@ -41,6 +41,9 @@ ROWS = (
 )
 PARENTS = select(task_input.c.job_id, task_input.c.file_id).where(
     task_input.c.job_id.in_(bindparam("ids", expanding=True))
+)
+LUMI_PARENTS = select(job_file.c.job_id, job_file.c.file_id).where(
+    job_file.c.job_id.in_(bindparam("ids", expanding=True))
 )
 
 Runs = Mapping[str, Sequence[Sequence[int]]]
@@ -73,19 +76,24 @@ def commit(
         if row.state == OutputState.STAGED and (row.job_id, row.attempt) in current
     }
     inputs = _inputs_of_merges(conn, rows)
-    good, bad = [], 0
+    good: list[Any] = []
+    bad: list[Failure] = []
+    ended = 0
     for row in rows:
         complaint = _complaint(row, staged.get(row.id), inputs.get(row.id, []))
         if complaint is None:
             good.append(row)
+        elif row.kind == JobKind.MERGE and row.id in staged:
+            ended += releases.end(settler, found[row.batch_key], inputs.get(row.id, []), complaint)
         else:
-            attempts.reopen(conn, found[row.batch_key])  # it ended well, so it was said: now it has failed
-            bad += settler.fail(found[row.batch_key], None, ErrorClass.BAD_REPORT, complaint)
+            bad.append(_refused(found[row.batch_key], complaint))
+    attempts.reopen_all(conn, [one.attempt for one in bad])  # they ended well, so it was said
+    failed = settler.fail(bad)
     _finish(conn, settler, good, found, staged, inputs)
     final = [row for row in good if staged[row.id].kind == OutputKind.FINAL]
     if final:
         _register(conn, task_id, final, staged, inputs, reserved, settler.now)
-    return {"done": len(good), "failed": bad}
+    return {"done": len(good), "failed": failed + ended}
 
 
 def _inputs_of_merges(conn: Connection, rows: Iterable[Any]) -> dict[int, list[OutputRow]]:
@@ -95,6 +103,10 @@ def _inputs_of_merges(conn: Connection, rows: Iterable[Any]) -> dict[int, list[O
         if one.merge_job_id is not None and one.state == OutputState.MERGING:
             inputs[one.merge_job_id].append(one)
     return inputs
+
+
+def _refused(one: Attempt, complaint: str) -> Failure:
+    return Failure(attempt=one, event=JobEvent.FAILURE, kind=ErrorClass.BAD_REPORT, error=complaint)
 
 
 def _complaint(row: Any, one: OutputRow | None, inputs: Sequence[OutputRow]) -> str | None:
@@ -165,10 +177,11 @@ def _new_file(one: OutputRow, runs: dict[int, list[tuple[int, int]]], parents: t
     )
 
 
-def _parents(conn: Connection, job_ids: Iterable[int]) -> dict[int, list[int]]:
+def _parents(conn: Connection, job_ids: Collection[int]) -> dict[int, list[int]]:
     parents: dict[int, list[int]] = defaultdict(list)
-    for job_id, file_id in select_in(conn, PARENTS, job_ids):
-        parents[job_id].append(file_id)
+    for statement in (PARENTS, LUMI_PARENTS):
+        for job_id, file_id in select_in(conn, statement, job_ids):
+            parents[job_id].append(file_id)
     return parents
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
+from sqlalchemy import Connection, String, and_, bindparam, cast, delete, func, insert, select, update
 
-from gridcore.db.statements import insert_rows, run_many, select_in
+from gridcore.db import bulk
+from gridcore.db.idlists import within
+from gridcore.db.statements import run_many, select_in
+from gridcore.ids import BatchKey
 from prodsys.jobs.machine import JobState
 from prodsys.tables import attempt, job
+
+if TYPE_CHECKING:
+    from prodsys.queueport import Admission
 
 #: Longest error text kept.
 ERROR_MAX = 1000
@@ -62,32 +68,25 @@ BY_KEY = (
     .where(attempt.c.batch_key.in_(bindparam("ids", expanding=True)))
 )
 _THIS = and_(attempt.c.job_id == bindparam("of_job"), attempt.c.attempt == bindparam("number"))
+#: The key is `gridcore.ids.BatchKey`, written out in SQL: no row goes through Python.
+OPEN = insert(attempt).from_select(
+    ["job_id", "attempt", "batch_key", "endpoint_id", "agent", "leased_at"],
+    select(
+        job.c.id,
+        job.c.attempt,
+        bindparam("prefix", type_=String)
+        .concat(cast(job.c.id, String(20)))
+        .concat(".")
+        .concat(cast(job.c.attempt, String(20))),
+        bindparam("at_endpoint", type_=job.c.endpoint_id.type),
+        bindparam("by_agent", type_=attempt.c.agent.type),
+        bindparam("at", type_=attempt.c.leased_at.type),
+    )
+    .where(within(job.c.id))
+    .order_by(job.c.id),
+)
 INTEND = update(attempt).where(_THIS).values(intent_at=bindparam("at"))
 RECORD = update(attempt).where(_THIS).values(batch_id=bindparam("batch"), submitted_at=bindparam("at"))
-ADMIT = (
-    update(attempt)
-    .where(_THIS, attempt.c.admitted_at.is_(None))
-    .values(
-        nonce=bindparam("by_nonce"),
-        host=bindparam("on_host"),
-        admitted_at=bindparam("at"),
-        batch_id=bindparam("batch"),
-    )
-)
-CLOSE = (
-    update(attempt)
-    .where(_THIS, attempt.c.ended_at.is_(None))
-    .values(
-        ended_at=bindparam("at"),
-        exit_code=bindparam("code"),
-        error_class=bindparam("kind"),
-        error=bindparam("text"),
-        penalty=bindparam("counts"),
-        wall_s=bindparam("wall"),
-        cpu_s=bindparam("cpu"),
-        report=bindparam("document", type_=attempt.c.report.type),
-    )
-)
 REOPEN = update(attempt).where(_THIS).values(ended_at=None, error_class=None, error=None, penalty=0)
 FORGET = delete(attempt).where(_THIS, attempt.c.intent_at.is_(None))
 FAILURES = (
@@ -97,9 +96,19 @@ FAILURES = (
 )
 
 
-def open_all(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert attempt rows: job_id, attempt, batch_key, endpoint_id, agent, leased_at."""
-    insert_rows(conn, attempt, rows)
+def open_all(
+    conn: Connection, job_ids: Sequence[int], instance: str, endpoint_id: int, agent: str, now: datetime
+) -> None:
+    """Open the current attempts of jobs that were just claimed, each with its batch key."""
+    binds = {
+        "ids": job_ids,
+        "prefix": str(BatchKey(instance, 0, 0)).removesuffix("0.0"),
+        "at_endpoint": endpoint_id,
+        "by_agent": agent,
+        "at": now,
+    }
+    if job_ids:
+        conn.execute(OPEN, binds)
 
 
 def held(conn: Connection, endpoint_id: int) -> list[Attempt]:
@@ -143,12 +152,17 @@ def record(conn: Connection, pairs: Iterable[tuple[Attempt, str]], now: datetime
     run_many(conn, RECORD, [{**_this(one), "batch": batch_id, "at": now} for one, batch_id in pairs])
 
 
-def admit(
-    conn: Connection, one: Attempt, nonce: str, host: str | None, batch_id: str | None, now: datetime
-) -> bool:
-    """The gate let a worker start; False where one was noted before."""
-    binds = {**_this(one), "by_nonce": nonce, "on_host": host, "batch": batch_id, "at": now}
-    return conn.execute(ADMIT, binds).rowcount == 1
+def admit_all(conn: Connection, told: Sequence[tuple[Attempt, Admission]], now: datetime) -> None:
+    """The gate let workers start; those noted before stay as they are."""
+    rows = sorted(told, key=lambda pair: (pair[0].job_id, pair[0].attempt))
+    keys = {"job_id": [one.job_id for one, _ in rows], "attempt": [one.attempt for one, _ in rows]}
+    put: dict[str, Sequence[Any]] = {
+        "nonce": [said.nonce for _, said in rows],
+        "host": [said.host for _, said in rows],
+        "batch_id": [said.batch_id or one.batch_id for one, said in rows],
+        "admitted_at": [now] * len(rows),
+    }
+    bulk.change_columns(conn, attempt, keys, put=put, only="admitted_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,30 +178,34 @@ class Ending:
     report: Mapping[str, Any] | None = None
 
 
-def close(conn: Connection, one: Attempt, ending: Ending, now: datetime) -> bool:
-    """Write the end of an attempt; False where it had ended before."""
-    binds = {
-        **_this(one),
-        "at": now,
-        "code": ending.exit_code,
-        "kind": ending.error_class,
-        "text": (ending.error or "")[:ERROR_MAX] or None,
-        "counts": int(ending.penalty),
-        "wall": ending.wall_s,
-        "cpu": ending.cpu_s,
-        "document": ending.report,
+def close_all(conn: Connection, ended: Sequence[tuple[Attempt, Ending]], now: datetime) -> None:
+    """Write the ends of attempts that have not ended."""
+    rows = sorted(ended, key=lambda pair: (pair[0].job_id, pair[0].attempt))
+    keys = {
+        "job_id": [one.job_id for one, _ in rows],
+        "attempt": [one.attempt for one, _ in rows],
     }
-    return conn.execute(CLOSE, binds).rowcount == 1
+    put: dict[str, Sequence[Any]] = {
+        "ended_at": [now] * len(rows),
+        "exit_code": [ending.exit_code for _, ending in rows],
+        "error_class": [ending.error_class for _, ending in rows],
+        "error": [(ending.error or "")[:ERROR_MAX] or None for _, ending in rows],
+        "penalty": [int(ending.penalty) for _, ending in rows],
+        "wall_s": [ending.wall_s for _, ending in rows],
+        "cpu_s": [ending.cpu_s for _, ending in rows],
+        "report": [ending.report for _, ending in rows],
+    }
+    bulk.change_columns(conn, attempt, keys, put=put, only="ended_at")
 
 
-def reopen(conn: Connection, one: Attempt) -> None:
-    """A lost attempt has been heard of after all."""
-    conn.execute(REOPEN, _this(one))
+def reopen_all(conn: Connection, lost: Iterable[Attempt]) -> None:
+    """Lost attempts have been heard of after all, or good ones have failed after all."""
+    run_many(conn, REOPEN, [_this(one) for one in lost])
 
 
-def forget(conn: Connection, one: Attempt) -> None:
-    """Remove an attempt that never reached a batch system."""
-    conn.execute(FORGET, _this(one))
+def forget_all(conn: Connection, unsent: Iterable[Attempt]) -> None:
+    """Remove attempts that never reached a batch system."""
+    run_many(conn, FORGET, [_this(one) for one in unsent])
 
 
 def failures(conn: Connection, job_ids: Iterable[int], error_class: str) -> dict[int, int]:

@@ -13,8 +13,11 @@ from prodsys.outputs import OutputKind
 from prodsys.states import OutputState
 from prodsys.tables import (
     attempt,
+    class_use,
+    endpoint,
     job,
     job_class,
+    job_file,
     job_history,
     job_spec,
     output,
@@ -22,6 +25,7 @@ from prodsys.tables import (
     task,
     task_count,
     task_input,
+    task_range,
 )
 
 _COUNTED = (
@@ -56,6 +60,34 @@ _RUNNING = (
     .group_by(job_class.c.leaf_id)
     .subquery("running_jobs")
 )
+_OWNED = (
+    select(
+        task_range.c.job_id.label("job_id"),
+        func.sum(task_range.c.last_lumi - task_range.c.first_lumi + 1).label("lumis"),
+    )
+    .group_by(task_range.c.job_id)
+    .subquery("owned_lumis")
+)
+_NEXT = select(
+    task_range.c.job_id.label("job_id"),
+    task_range.c.last_lumi.label("last_lumi"),
+    func.lead(task_range.c.first_lumi)
+    .over(partition_by=[task_range.c.task_id, task_range.c.run], order_by=task_range.c.first_lumi)
+    .label("next_first"),
+).subquery("ranges_in_order")
+_ACTIVE = (
+    select(
+        job.c.class_id.label("class_id"),
+        endpoint.c.site_id.label("site_id"),
+        func.count().label("jobs"),
+        func.sum(job_class.c.cores).label("cores"),
+    )
+    .join(endpoint, endpoint.c.id == job.c.endpoint_id)
+    .join(job_class, job_class.c.id == job.c.class_id)
+    .where(job.c.state.in_(sorted(ACTIVE)))
+    .group_by(job.c.class_id, endpoint.c.site_id)
+    .subquery("active_jobs")
+)
 _COMMITTED = (OutputState.REGISTERED, OutputState.MERGING, OutputState.MERGED)
 
 
@@ -70,6 +102,21 @@ def _miscounted() -> Select[Any]:
         select(task_count.c.task_id, task_count.c.kind, task_count.c.state)
         .outerjoin_from(task_count, _COUNTED, here)
         .where(or_(*differs))
+    )
+
+
+def _misplaced() -> Select[Any]:
+    """Cells of class_use that differ from the jobs."""
+    there = and_(_ACTIVE.c.class_id == class_use.c.class_id, _ACTIVE.c.site_id == class_use.c.site_id)
+    return (
+        select(class_use.c.class_id, class_use.c.site_id)
+        .outerjoin_from(class_use, _ACTIVE, there)
+        .where(
+            or_(
+                class_use.c.jobs != func.coalesce(_ACTIVE.c.jobs, 0),
+                class_use.c.cores != func.coalesce(_ACTIVE.c.cores, 0),
+            )
+        )
     )
 
 
@@ -230,6 +277,34 @@ INVARIANTS: tuple[Invariant, ...] = (
         "job has a spec",
         "every job has its specification",
         select(job.c.id).where(~exists(1).where(job_spec.c.job_id == job.c.id).correlate(job)),
+    ),
+    Invariant(
+        "ledger of lumis",
+        "a job's units are the lumis it answers for, if it answers for any",
+        select(job.c.id).join(_OWNED, _OWNED.c.job_id == job.c.id).where(job.c.units != _OWNED.c.lumis),
+    ),
+    Invariant(
+        "lumis once",
+        "no lumi belongs to two jobs of a task",
+        select(_NEXT.c.job_id).where(_NEXT.c.last_lumi >= _NEXT.c.next_first),
+    ),
+    Invariant(
+        "lumis lie in files",
+        "a job of lumis reads at least one file",
+        select(job.c.id)
+        .join(task, task.c.id == job.c.task_id)
+        .where(task.c.unit_kind == "lumis", job.c.kind == JobKind.PROCESS)
+        .where(~exists(1).where(job_file.c.job_id == job.c.id).correlate(job)),
+    ),
+    Invariant(
+        "wanted within total",
+        "no task wants more units than it has",
+        select(task.c.id).where(task.c.units_wanted > task.c.units_total),
+    ),
+    Invariant(
+        "active by site",
+        "a class counts its active jobs and their cores at each site",
+        _misplaced(),
     ),
     Invariant("history ends here", "a job's last history row names its state", _history_lags()),
 )

@@ -93,9 +93,9 @@ def plan(conn: Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> 
     insert_rows(conn, output, planned)
 
 
-def forget(conn: Connection, job_id: int, attempt: int) -> None:
-    """Take back the LFNs of an attempt that was never sent: nothing can lie there."""
-    conn.execute(FORGET, {"of_job": job_id, "number": attempt})
+def forget_all(conn: Connection, attempts: Iterable[tuple[int, int]]) -> None:
+    """Take back the LFNs of attempts (job, number) that were never sent: nothing can lie there."""
+    run_many(conn, FORGET, [{"of_job": job_id, "number": number} for job_id, number in attempts])
 
 
 def of_jobs(conn: Connection, job_ids: Iterable[int]) -> list[OutputRow]:

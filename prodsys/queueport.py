@@ -60,6 +60,8 @@ class News:
     unsent: Sequence[str] = ()
     admitted: Sequence[Admission] = ()
     refused: Sequence[Refused] = ()
+    #: Taken back from the batch system before they began: back to the queue.
+    withdrawn: Sequence[str] = ()
     #: Gone everywhere and silent, with what is known.
     lost: Sequence[tuple[str, str]] = ()
 
@@ -86,6 +88,9 @@ class QueuePort(Protocol):
 
     def submitted(self, call: Call, pairs: Sequence[tuple[str, str]]) -> None:
         """(key, batch id) of what the batch system took."""
+
+    def withdraw(self, call: Call, unstarted: Sequence[str]) -> list[str]:
+        """Which of the keys that wait in a full batch system, oldest first, should be taken back."""
 
     def reported(self, call: Call, news: News) -> None:
         """What became of attempts, but for their reports."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +13,12 @@ from sqlalchemy import Connection, bindparam, delete, select
 from catalogs import sites
 from catalogs.sites import StorageElement
 from catalogs.states import Switch
-from gridcore.db import Database, leases
+from gridcore.db import Database, dbnow, leases
 from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_rows, select_in
 from gridcore.ids import BatchKey
-from prodsys import attempts, outputs, retries, retry_rules, taskqueue, tasks
-from prodsys.attempts import Attempt
+from prodsys import attempts, outputs, retry_rules, shares, taskqueue, tasks, withdrawals
+from prodsys.attempts import Attempt, Ending
 from prodsys.jobdocument import Place, PlannedOutput, document, planned_lfn
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
@@ -25,23 +26,37 @@ from prodsys.jobs.store import Move
 from prodsys.outputs import OutputKind, OutputRow
 from prodsys.queueport import Call, Commands, News, WorkItem
 from prodsys.retries import ErrorClass
-from prodsys.settlement import Settler
-from prodsys.tables import endpoint, job, job_spec, port_call, sandbox
+from prodsys.settlement import WAITING, Settler
+from prodsys.tables import endpoint, job, job_class, job_spec, port_call, sandbox
 from prodsys.tasks import Task
 
-#: Where a lost attempt's job is until the next attempt is leased.
-WAITING = (JobState.LOST, JobState.RETRY_WAIT, JobState.READY)
 #: Delete wishes one settled attempt may need.
 WISHES_PER_ATTEMPT = 4
 
 ENDPOINT = select(endpoint.c.site_id).where(endpoint.c.id == bindparam("endpoint_id"))
 ANSWERED = select(port_call.c.answer).where(port_call.c.id == bindparam("call_id"))
 JOBS = (
-    select(job.c.id, job.c.task_id, job.c.idx, job.c.kind, job.c.attempt, job_spec.c.spec)
-    .join(job_spec, job_spec.c.job_id == job.c.id)
+    select(
+        job.c.id,
+        job.c.task_id,
+        job.c.idx,
+        job.c.kind,
+        job.c.attempt,
+        job_spec.c.spec,
+        job_class.c.requirements,
+    )
+    .join_from(job, job_spec, job_spec.c.job_id == job.c.id)
+    .join(job_class, job_class.c.id == job.c.class_id)
     .where(job.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(job.c.id)
 )
+LEAVES = (
+    select(job.c.id, job_class.c.leaf_id, job_class.c.cores)
+    .join(job_class, job_class.c.id == job.c.class_id)
+    .where(job.c.id.in_(bindparam("ids", expanding=True)))
+)
+#: What is written of an attempt that was taken back.
+WITHDRAWN = "withdrawn before it began, for work that the shares put first"
 SANDBOXES = select(sandbox.c.digest, sandbox.c.content).where(
     sandbox.c.digest.in_(bindparam("ids", expanding=True))
 )
@@ -85,11 +100,11 @@ class SqlQueuePort:
             if se_id is None:
                 return []
             claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now)
-            ids = [one.job_id for one in claimed]
-            self._open_attempts(conn, call, ids, se_id, output_ids, now)
-            self._settler(conn, now, wish_ids).discard(
-                _superseded(conn, {c.job_id: c.attempt for c in claimed})
-            )
+            ids = [one.id for one in claimed]
+            attempts.open_all(conn, ids, self._instance, call.endpoint_id, call.agent, now)
+            self._plan_outputs(conn, ids, se_id, output_ids, now)
+            again = {one.id: one.attempt + 1 for one in claimed if one.attempt}
+            self._settler(conn, now, wish_ids).discard(_superseded(conn, again))
             row = {"id": call.id, "agent": call.agent, "verb": "lease", "answer": ids, "at": now}
             if ids:
                 insert_rows(conn, port_call, [row])
@@ -97,28 +112,10 @@ class SqlQueuePort:
 
         return self._items(self._db.transaction(unit))
 
-    def _open_attempts(
-        self,
-        conn: Connection,
-        call: Call,
-        job_ids: Sequence[int],
-        se_id: int,
-        output_ids: Sequence[int],
-        now: datetime,
+    def _plan_outputs(
+        self, conn: Connection, job_ids: Sequence[int], se_id: int, output_ids: Sequence[int], now: datetime
     ) -> None:
         work = _work(conn, job_ids)
-        rows = [
-            {
-                "job_id": one.row.id,
-                "attempt": one.row.attempt,
-                "batch_key": self._key(one.row),
-                "endpoint_id": call.endpoint_id,
-                "agent": call.agent,
-                "leased_at": now,
-            }
-            for one in work
-        ]
-        attempts.open_all(conn, rows)
         planned = [_planned(one, output_id, se_id) for one, output_id in zip(work, output_ids, strict=False)]
         outputs.plan(conn, planned, now)
 
@@ -154,6 +151,7 @@ class SqlQueuePort:
             spec=one.row.spec,
             sources=sources,
             outputs=[target],
+            needs=one.row.requirements,
         )
         return WorkItem(work["key"], work, box)
 
@@ -188,10 +186,24 @@ class SqlQueuePort:
         if pairs:
             self._db.transaction(unit)
 
+    def withdraw(self, call: Call, unstarted: Sequence[str]) -> list[str]:
+        """Those whose slots the shares would now give to a leaf that waits and runs nothing."""
+        with self._db.snapshot() as conn:
+            found = [one for one in attempts.by_key(conn, unstarted).values() if one.current]
+            of = {row.id: row for row in select_in(conn, LEAVES, [one.job_id for one in found])}
+            site_id = conn.execute(ENDPOINT, {"endpoint_id": call.endpoint_id}).scalar_one()
+            nodes = shares.tree(conn, dbnow(conn), site_id)
+            waiting = taskqueue.waiting(conn, site_id)
+        sent: dict[int, list[str]] = defaultdict(list)
+        for one in sorted(found, key=lambda one: unstarted.index(one.key)):
+            sent[of[one.job_id].leaf_id].append(one.key)
+        cores = {row.leaf_id: float(row.cores) for row in of.values()}
+        return withdrawals.plan(nodes, waiting, sent, cores)
+
     def reported(self, call: Call, news: News) -> None:
-        """Take news in the order unsent, admitted, refused, lost."""
+        """Take news in the order unsent, withdrawn, admitted, refused, lost."""
         keys = [*news.unsent, *(a.key for a in news.admitted), *(r.key for r in news.refused)]
-        keys += [key for key, _ in news.lost]
+        keys += [*news.withdrawn, *(key for key, _ in news.lost)]
         if not keys:
             return
         wish_ids = self._keys.take("wish", len(keys) * WISHES_PER_ATTEMPT)
@@ -201,16 +213,14 @@ class SqlQueuePort:
             found = attempts.by_key(conn, keys)
             settler = self._settler(conn, now, wish_ids)
             _unsend(conn, [found[key] for key in news.unsent if key in found], now)
-            for admission in news.admitted:
-                if admission.key in found:
-                    settler.admit(found[admission.key], admission.nonce, admission.host, admission.batch_id)
-            for refusal in news.refused:
-                if refusal.key in found:
-                    kind = ErrorClass(refusal.error_class)
-                    settler.refuse(found[refusal.key], kind, refusal.reason)
-            for key, reason in news.lost:
-                if key in found:
-                    settler.lose(found[key], reason)
+            _withdraw(conn, [found[key] for key in news.withdrawn if key in found], now)
+            settler.admit([(found[one.key], one) for one in news.admitted if one.key in found])
+            settler.refuse(
+                (found[one.key], ErrorClass(one.error_class), one.reason)
+                for one in news.refused
+                if one.key in found
+            )
+            settler.lose((found[key], reason) for key, reason in news.lost if key in found)
 
         self._db.transaction(unit)
 
@@ -224,9 +234,7 @@ class SqlQueuePort:
             now = leases.hold(conn, call.lease)
             found = attempts.by_key(conn, [key for key, _ in reports])
             settler = self._settler(conn, now, wish_ids)
-            for key, report in reports:
-                if key in found:
-                    _settle(settler, found[key], report)
+            settler.finish([(found[key], report) for key, report in reports if key in found])
 
         self._db.transaction(unit)
 
@@ -283,29 +291,25 @@ def _place(se: StorageElement, lfn: str) -> Place:
 
 def _superseded(conn: Connection, numbers: Mapping[int, int]) -> list[OutputRow]:
     """What earlier attempts of these jobs left planned: with a new attempt leased, they cannot count."""
-    retried = [job_id for job_id, number in numbers.items() if number > 1]
-    return [row for row in outputs.of_jobs(conn, retried) if row.attempt < numbers[row.job_id]]
+    return [row for row in outputs.of_jobs(conn, numbers) if row.attempt < numbers[row.job_id]]
 
 
 def _unsend(conn: Connection, found: Sequence[Attempt], now: datetime) -> None:
     due = [one for one in found if one.intent_at is None and one.current]
     made = store.apply(conn, [_move(one, JobEvent.UNSENT, JobState.READY) for one in due], now)
     back = {move.job_id for move in made}
-    for one in due:
-        if one.job_id in back:
-            outputs.forget(conn, one.job_id, one.attempt)
-            attempts.forget(conn, one)
+    gone = [one for one in due if one.job_id in back]
+    outputs.forget_all(conn, [(one.job_id, one.attempt) for one in gone])
+    attempts.forget_all(conn, gone)
 
 
-def _settle(settler: Settler, one: Attempt, report: dict[str, Any]) -> None:
-    if one.ended_at is not None and one.error_class != ErrorClass.LOST:
-        return
-    settler.admit(one, report["nonce"], report.get("host"), None)
-    if report["outcome"] == "done":
-        settler.succeed(one, report)
-        return
-    kind = retries.classify(report["exit_code"], report.get("signal"), report["error_class"])
-    settler.fail(one, report, kind, report.get("error") or f"exit code {report['exit_code']}")
+def _withdraw(conn: Connection, found: Sequence[Attempt], now: datetime) -> None:
+    """Retired before they began: their jobs are READY again, and nothing can lie under their LFNs."""
+    moves = [_move(one, JobEvent.WITHDRAWN, JobState.READY) for one in found]
+    back = {move.job_id for move in store.apply(conn, moves, now)}
+    gone = [one for one in found if one.job_id in back]
+    outputs.forget_all(conn, [(one.job_id, one.attempt) for one in gone])
+    attempts.close_all(conn, [(one, Ending(error=WITHDRAWN)) for one in gone], now)
 
 
 def _move(one: Attempt, event: JobEvent, to: JobState) -> Move:

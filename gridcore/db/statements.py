@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     BindParameter,
+    CompoundSelect,
     Connection,
     Delete,
     Executable,
@@ -110,7 +111,7 @@ def statements() -> dict[str, Executable]:
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in PACKAGES:
             for constant, value in list(vars(module).items()):
-                if isinstance(value, Select | Insert | Update | Delete):
+                if isinstance(value, Select | CompoundSelect | Insert | Update | Delete):
                     found[f"{name}.{constant}"] = value
     for table in metadata.sorted_tables:
         found[f"insert {table.name}"] = _insert(table)

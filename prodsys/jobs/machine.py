@@ -53,6 +53,7 @@ class JobEvent(StrEnum):
     ADMITTED = "admitted by the gate"
     RECORDED = "batch id recorded"
     REFUSED = "refused or retired"
+    WITHDRAWN = "withdrawn"
     SUCCEEDED = "payload ended well"
     COMMITTED = "committed"
     FAILURE = "failure"
@@ -75,6 +76,7 @@ JOB = StateMachine(
         rule([S.LEASED, S.SUBMITTED], E.ADMITTED, S.RUNNING, "attempt"),
         rule(S.LEASED, E.RECORDED, S.SUBMITTED, "lease"),
         rule([S.LEASED, S.SUBMITTED], E.REFUSED, [S.RETRY_WAIT, S.FAILED, S.HELD], "lease"),
+        rule([S.LEASED, S.SUBMITTED], E.WITHDRAWN, S.READY, "lease"),
         rule(S.RUNNING, E.SUCCEEDED, S.STAGEOUT, "attempt"),
         rule(S.STAGEOUT, E.COMMITTED, S.DONE, "attempt"),
         rule([S.RUNNING, S.STAGEOUT], E.FAILURE, [S.RETRY_WAIT, S.HELD, S.FAILED], "attempt"),

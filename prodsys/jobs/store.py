@@ -1,32 +1,40 @@
-"""Job rows: insert, move under guard, and everything a move entails, in one transaction.
+"""Job rows: insert, take, move under guard, and everything a move entails, in one transaction.
 
 Row locks are taken in the order queue < job < class < task < leaf, ascending within each. Whoever makes a
 job READY holds the queue's lock: a claim may trust that nothing READY appears before the head it remembers.
+Jobs that move alike are moved by one statement, whatever their number.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, bindparam, case, select, update
+from sqlalchemy import Connection, Integer, bindparam, null, select, update
+from sqlalchemy import insert as insert_into
 
-from gridcore.db.statements import insert_rows, lock_rows, run_many, select_in
-from gridcore.errors import InvalidTransition
+from gridcore.db import bulk
+from gridcore.db.idlists import within
+from gridcore.db.statements import chunks, lock_rows, run_many
 from prodsys.jobs.machine import ACTIVE, JOB, JobEvent, JobKind, JobState
-from prodsys.tables import job, job_class, job_history, job_spec, queue, share_node, task_count
+from prodsys.jobs.tally import Tally
+from prodsys.tables import endpoint, job, job_class, job_history, job_spec, queue
 
 #: Key of the queue's one row.
 QUEUE = 1
 #: A point of priority is worth this much waiting, in microseconds.
 POINT = 60_000_000
+#: Jobs locked and read by one statement.
+CHUNK = 5000
+_KEEPS_ENDPOINT = ACTIVE | {JobState.STAGEOUT, JobState.LOST}
 
 
 def rank_of(created: datetime, priority: int) -> int:
-    """Lower is sooner: age and priority in one number, stored once."""
+    """Lower is sooner: age and priority in one number, stored once. Add the index: ranks of a task differ."""
     return int(created.timestamp() * 1_000_000) - priority * POINT
 
 
@@ -59,69 +67,77 @@ class Move:
     hold_kind: str | None = None
     #: Core-seconds to charge to the job's share.
     used: float = 0.0
+    #: The class the job waits in from now on, where it is another.
+    class_id: int | None = None
 
 
-ROWS = select(
-    job.c.id,
-    job.c.task_id,
-    job.c.idx,
-    job.c.kind,
-    job.c.class_id,
-    job.c.state,
-    job.c.attempt,
-    job.c.rank,
-    job.c.units,
-    job.c.endpoint_id,
-).where(job.c.id.in_(bindparam("ids", expanding=True)))
-CLASSES = select(job_class.c.id, job_class.c.leaf_id, job_class.c.cores).where(
-    job_class.c.id.in_(bindparam("ids", expanding=True))
+ROWS = (
+    select(
+        job.c.id,
+        job.c.task_id,
+        job.c.idx,
+        job.c.kind,
+        job.c.class_id,
+        job.c.state,
+        job.c.attempt,
+        job.c.rank,
+        job.c.units,
+        job.c.endpoint_id,
+        job_class.c.leaf_id,
+        job_class.c.cores,
+        endpoint.c.site_id,
+    )
+    .join_from(job, job_class, job_class.c.id == job.c.class_id)
+    .outerjoin(endpoint, endpoint.c.id == job.c.endpoint_id)
+    .where(within(job.c.id))
+    .order_by(job.c.id)
 )
-MOVE = (
+LOCKED = ROWS.with_for_update(key_share=True, of=job)
+SHIFT = (
     update(job)
-    .where(job.c.id == bindparam("job_id"), job.c.state == bindparam("frm", type_=job.c.state.type))
-    .where(job.c.attempt == bindparam("seen"))
+    .where(within(job.c.id))
     .values(
         state=bindparam("dst", type_=job.c.state.type),
-        attempt=bindparam("then"),
+        attempt=job.c.attempt + bindparam("opens", type_=Integer),
         endpoint_id=bindparam("at_endpoint"),
-        due_at=bindparam("due"),
+        due_at=bindparam("due", type_=job.c.due_at.type),
         hold_kind=bindparam("hold"),
         code=bindparam("why"),
         params=bindparam("facts", type_=job.c.params.type),
         updated_at=bindparam("at", type_=job.c.updated_at.type),
     )
 )
-COUNT_READY = (
-    update(job_class)
-    .where(job_class.c.id == bindparam("class_id"))
+RECLASS = update(job).where(job.c.id == bindparam("job_id")).values(class_id=bindparam("to_class"))
+_READY = job.c.state == bindparam("ready", JobState.READY, type_=job.c.state.type, literal_execute=True)
+TAKE = (
+    update(job)
+    .where(within(job.c.id), _READY)
     .values(
-        ready=job_class.c.ready + bindparam("n"),
-        head_rank=case(
-            (job_class.c.head_rank.is_(None), bindparam("head")),
-            (bindparam("head") < job_class.c.head_rank, bindparam("head")),
-            else_=job_class.c.head_rank,
-        ),
+        state=JobState.LEASED,
+        attempt=job.c.attempt + 1,
+        endpoint_id=bindparam("at_endpoint"),
+        due_at=null(),
+        hold_kind=null(),
+        code=null(),
+        params=null(),
+        updated_at=bindparam("at", type_=job.c.updated_at.type),
     )
 )
-COUNT_TAKEN = (
-    update(job_class)
-    .where(job_class.c.id == bindparam("class_id"))
-    .values(ready=job_class.c.ready + bindparam("n"))
-)
-COUNT_JOBS = (
-    update(task_count)
-    .where(
-        task_count.c.task_id == bindparam("of_task"),
-        task_count.c.kind == bindparam("of_kind", type_=job.c.kind.type),
+TAKEN = select(job.c.id).where(within(job.c.id), job.c.state == JobState.LEASED)
+REMEMBER = insert_into(job_history).from_select(
+    ["job_id", "attempt", "frm", "dst", "at", "code"],
+    select(
+        job.c.id,
+        job.c.attempt,
+        bindparam("frm", type_=job_history.c.frm.type),
+        bindparam("dst", type_=job_history.c.dst.type),
+        bindparam("at", type_=job_history.c.at.type),
+        bindparam("why", type_=job_history.c.code.type),
     )
-    .where(task_count.c.state == bindparam("in_state", type_=job.c.state.type))
-    .values(jobs=task_count.c.jobs + bindparam("n"), units=task_count.c.units + bindparam("n_units"))
+    .where(within(job.c.id))
+    .order_by(job.c.id),
 )
-CHARGE = (
-    update(share_node)
-    .where(share_node.c.id == bindparam("leaf_id"))
-    .values(running=share_node.c.running + bindparam("cores"), used=share_node.c.used + bindparam("core_s"))
-)
+RERANK = update(job).where(within(job.c.id)).values(rank=job.c.rank + bindparam("by", type_=job.c.rank.type))
 DUE = (
     select(job.c.id, job.c.attempt)
     .where(job.c.state == JobState.RETRY_WAIT, job.c.due_at <= bindparam("now", type_=job.c.due_at.type))
@@ -138,143 +154,200 @@ def due(conn: Connection, now: datetime, limit: int) -> list[Move]:
 
 def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
     """Queue new jobs, READY and without an attempt."""
+    if not jobs:
+        return
     lock_rows(conn, queue, [QUEUE])
-    rows = [
-        {
-            "id": one.id,
-            "task_id": one.task_id,
-            "idx": one.index,
-            "kind": one.kind,
-            "class_id": one.class_id,
-            "state": JobState.READY,
-            "attempt": 0,
-            "rank": one.rank,
-            "units": one.units,
-            "updated_at": now,
-        }
-        for one in jobs
-    ]
-    insert_rows(conn, job, rows)
-    insert_rows(conn, job_spec, [{"job_id": one.id, "spec": dict(one.spec)} for one in jobs])
-    history = [_history(one.id, 0, None, JobState.READY, None, now) for one in jobs]
-    insert_rows(conn, job_history, history)
-    tally = _Tally()
+    ids = [one.id for one in jobs]
+    columns: dict[str, Sequence[Any]] = {
+        "id": ids,
+        "task_id": [one.task_id for one in jobs],
+        "idx": [one.index for one in jobs],
+        "kind": [one.kind for one in jobs],
+        "class_id": [one.class_id for one in jobs],
+        "rank": [one.rank for one in jobs],
+        "units": [one.units for one in jobs],
+    }
+    same = {"state": JobState.READY, "attempt": 0, "updated_at": now}
+    bulk.insert_columns(conn, job, columns, same)
+    bulk.insert_columns(conn, job_spec, {"job_id": ids, "spec": [dict(one.spec) for one in jobs]})
+    born = {"attempt": 0, "frm": None, "dst": JobState.READY, "at": now, "code": None}
+    bulk.insert_columns(conn, job_history, {"job_id": ids}, born)
+    tally = Tally()
     for one in jobs:
-        tally.ready(one.class_id, 1, one.rank)
-        tally.job(one.task_id, one.kind, JobState.READY, 1, one.units)
+        tally.born(one.task_id, one.kind, one.class_id, one.rank, one.units)
     tally.write(conn)
+
+
+# --- the claim -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A READY job in front of its class, as the task queue finds it."""
+
+    id: int
+    attempt: int
+    rank: int
+    class_id: int
+    task_id: int
+    kind: JobKind
+    units: int
+    leaf_id: int
+    cores: int
+
+
+def take(
+    conn: Connection, heads: Sequence[Head], endpoint_id: int, site_id: int, now: datetime
+) -> list[Head]:
+    """READY -> LEASED under the queue's lock, each with its next attempt; those that were READY still."""
+    ids = [one.id for one in heads]
+    binds = {"ids": ids, "at_endpoint": endpoint_id, "at": now}
+    if conn.execute(TAKE, binds).rowcount < len(heads):  # killed or held meanwhile, without the queue's lock
+        mine = set(conn.execute(TAKEN, {"ids": ids}).scalars())
+        heads = [one for one in heads if one.id in mine]
+        ids = [one.id for one in heads]
+    _remember(conn, [(JobState.READY, JobState.LEASED, None, ids)], now)
+    tally = Tally()
+    for one in heads:
+        tally.taken(one, site_id)
+    tally.write(conn)
+    return list(heads)
+
+
+# --- moves -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Course:
+    """A job on its way: its row as it was, the moves it makes, where they have led so far."""
+
+    row: Any
+    state: JobState
+    attempt: int
+    steps: list[tuple[JobState, Move]] = field(default_factory=list)
+
+    def takes(self, move: Move) -> bool:
+        """Go on by one move, if it fits."""
+        if self.attempt != move.attempt or not JOB.knows(self.state, move.event, move.to):
+            return False
+        self.steps.append((self.state, move))
+        self.state = move.to
+        self.attempt += move.event == JobEvent.CLAIMED  # a claim opens the next attempt
+        return True
+
+    @property
+    def last(self) -> Move:
+        return self.steps[-1][1]
 
 
 def apply(conn: Connection, moves: Sequence[Move], now: datetime) -> list[Move]:
     """Make the moves whose job is still in that attempt and knows the event; the moves made.
 
-    The others are stale: the job has moved on by another hand. A claim opens the next attempt; until then
-    the job keeps the number of its last one, and news of that one still counts.
+    A job may make several, in their order. The others are stale: the job has moved on by another hand. A
+    claim opens the next attempt; until then the job keeps the number of its last one, and news of that one
+    still counts.
     """
     if any(move.to == JobState.READY for move in moves):
         lock_rows(conn, queue, [QUEUE])
-    lock_rows(conn, job, [move.job_id for move in moves])
-    rows = {row.id: row for row in select_in(conn, ROWS, [move.job_id for move in moves])}
-    made = [move for move in moves if _fits(rows.get(move.job_id), move)]
-    _write(conn, [(rows[move.job_id], move) for move in made], now)
+    courses = {row.id: _Course(row, row.state, row.attempt) for row in _locked(conn, moves)}
+    made = [move for move in moves if move.job_id in courses and courses[move.job_id].takes(move)]
+    _write(conn, [course for course in courses.values() if course.steps], now)
     return made
 
 
-def _fits(row: Any, move: Move) -> bool:
-    if row is None or row.attempt != move.attempt:
-        return False
-    try:
-        JOB.check(row.state, move.event, move.to)
-    except InvalidTransition:
-        return False
-    return True
+def _locked(conn: Connection, moves: Sequence[Move]) -> list[Any]:
+    ids = sorted({move.job_id for move in moves})
+    return [row for chunk in chunks(ids, CHUNK) for row in conn.execute(LOCKED, {"ids": chunk}).all()]
 
 
-def _write(conn: Connection, pairs: Sequence[tuple[Any, Move]], now: datetime) -> None:
-    run_many(conn, MOVE, [_binds(row, move, now) for row, move in pairs])
-    history = [
-        _history(row.id, _number(row, move), row.state, move.to, move.code, now) for row, move in pairs
+def _write(conn: Connection, courses: Sequence[_Course], now: datetime) -> None:
+    together: dict[_Target, list[int]] = defaultdict(list)
+    texts: dict[int, str] = {}  # of parameters, which jobs moved alike share
+    for course in courses:
+        together[_target(course, texts)].append(course.row.id)
+    run_many(conn, SHIFT, [target.binds(ids, now) for target, ids in together.items()])
+    moved = [
+        {"job_id": course.row.id, "to_class": course.last.class_id}
+        for course in courses
+        if course.last.class_id is not None
     ]
-    insert_rows(conn, job_history, history)
-    classes = {row.id: row for row in select_in(conn, CLASSES, [row.class_id for row, _ in pairs])}
-    tally = _Tally()
-    for row, move in pairs:
-        tally.move(row, move, classes[row.class_id])
+    run_many(conn, RECLASS, moved)
+    for number in range(max((len(course.steps) for course in courses), default=0)):
+        _remember(conn, _steps(courses, number), now)
+    tally = Tally()
+    for course in courses:
+        used = sum(move.used for _, move in course.steps)
+        tally.moved(course.row, course.state, used, course.last.class_id)
     tally.write(conn)
 
 
-def _binds(row: Any, move: Move, now: datetime) -> dict[str, Any]:
-    keeps_endpoint = move.to in ACTIVE or move.to in (JobState.STAGEOUT, JobState.LOST)
-    return {
-        "job_id": row.id,
-        "frm": row.state,
-        "dst": move.to,
-        "seen": row.attempt,
-        "then": _number(row, move),
-        "at_endpoint": (move.endpoint_id or row.endpoint_id) if keeps_endpoint else None,
-        "due": move.due_at,
-        "hold": move.hold_kind,
-        "why": move.code,
-        "facts": move.params,
-        "at": now,
-    }
+class _Target(NamedTuple):
+    """What jobs that move alike become."""
+
+    to: JobState
+    opens: int
+    endpoint_id: int | None
+    due_at: datetime | None
+    hold_kind: str | None
+    code: str | None
+    params: str | None
+
+    def binds(self, ids: Sequence[int], now: datetime) -> dict[str, Any]:
+        return {
+            "ids": ids,
+            "dst": self.to,
+            "opens": self.opens,
+            "at_endpoint": self.endpoint_id,
+            "due": self.due_at,
+            "hold": self.hold_kind,
+            "why": self.code,
+            "facts": None if self.params is None else json.loads(self.params),
+            "at": now,
+        }
 
 
-def _number(row: Any, move: Move) -> int:
-    """The job's attempt after the move: a claim opens the next one."""
-    return int(row.attempt) + (move.event == JobEvent.CLAIMED)
+def _target(course: _Course, texts: dict[int, str]) -> _Target:
+    row, last = course.row, course.last
+    at = last.endpoint_id or row.endpoint_id if last.to in _KEEPS_ENDPOINT else None
+    if last.params is not None and id(last.params) not in texts:
+        texts[id(last.params)] = json.dumps(last.params, sort_keys=True)
+    facts = None if last.params is None else texts[id(last.params)]
+    opens = course.attempt - row.attempt
+    return _Target(last.to, opens, at, last.due_at, last.hold_kind, last.code, facts)
 
 
-def _history(
-    job_id: int, attempt: int, frm: JobState | None, to: JobState, code: str | None, now: datetime
-) -> dict[str, Any]:
-    return {"job_id": job_id, "attempt": attempt, "frm": frm, "dst": to, "at": now, "code": code}
+def _steps(
+    courses: Sequence[_Course], number: int
+) -> list[tuple[JobState | None, JobState, str | None, list[int]]]:
+    """The jobs' moves of that number, alike ones together."""
+    alike: dict[tuple[JobState, JobState, str | None], list[int]] = defaultdict(list)
+    for course in courses:
+        if number < len(course.steps):
+            frm, move = course.steps[number]
+            alike[frm, move.to, move.code].append(course.row.id)
+    return [(*key, ids) for key, ids in alike.items()]
 
 
-class _Tally:
-    """What moves add up to, written as relative updates in key order."""
+def _remember(
+    conn: Connection,
+    steps: Iterable[tuple[JobState | None, JobState, str | None, Sequence[int]]],
+    now: datetime,
+) -> None:
+    binds = [
+        {"frm": frm, "dst": to, "why": code, "ids": ids, "at": now} for frm, to, code, ids in steps if ids
+    ]
+    run_many(conn, REMEMBER, binds)
 
-    def __init__(self) -> None:
-        self._ready: dict[int, int] = defaultdict(int)
-        self._head: dict[int, int] = {}
-        self._jobs: dict[tuple[int, JobKind, JobState], int] = defaultdict(int)
-        self._units: dict[tuple[int, JobKind, JobState], int] = defaultdict(int)
-        self._cores: dict[int, int] = defaultdict(int)
-        self._used: dict[int, float] = defaultdict(float)
 
-    def ready(self, class_id: int, n: int, rank: int) -> None:
-        self._ready[class_id] += n
-        if n > 0:
-            self._head[class_id] = min(rank, self._head.get(class_id, rank))
-
-    def job(self, task_id: int, kind: JobKind, state: JobState, n: int, units: int) -> None:
-        self._jobs[task_id, kind, state] += n
-        self._units[task_id, kind, state] += n * units
-
-    def move(self, row: Any, move: Move, of_class: Any) -> None:
-        if row.state == JobState.READY:
-            self.ready(row.class_id, -1, row.rank)
-        if move.to == JobState.READY:
-            self.ready(row.class_id, 1, row.rank)
-        if (row.state in ACTIVE) != (move.to in ACTIVE):
-            self._cores[of_class.leaf_id] += of_class.cores if move.to in ACTIVE else -of_class.cores
-        self._used[of_class.leaf_id] += move.used
-        self.job(row.task_id, row.kind, row.state, -1, row.units)
-        self.job(row.task_id, row.kind, move.to, 1, row.units)
-
-    def write(self, conn: Connection) -> None:
-        for class_id, n in sorted(self._ready.items()):
-            if class_id in self._head:
-                conn.execute(COUNT_READY, {"class_id": class_id, "n": n, "head": self._head[class_id]})
-            elif n:
-                conn.execute(COUNT_TAKEN, {"class_id": class_id, "n": n})
-        cells = [
-            {"of_task": key[0], "of_kind": key[1], "in_state": key[2], "n": n, "n_units": self._units[key]}
-            for key, n in sorted(self._jobs.items())
-            if n or self._units[key]
-        ]
-        run_many(conn, COUNT_JOBS, cells)
-        for leaf_id in sorted({*self._cores, *self._used}):
-            cores, used = self._cores[leaf_id], self._used[leaf_id]
-            if cores or used:
-                conn.execute(CHARGE, {"leaf_id": leaf_id, "cores": cores, "core_s": used})
+def rerank(conn: Connection, job_ids: Iterable[int], by: int) -> int:
+    """Shift jobs in their lines by so many microseconds, down for sooner; how many."""
+    lock_rows(conn, queue, [QUEUE])
+    tally, changed = Tally(), 0
+    for chunk in chunks(sorted(set(job_ids)), CHUNK):
+        rows = conn.execute(LOCKED, {"ids": chunk}).all()
+        changed += conn.execute(RERANK, {"ids": [row.id for row in rows], "by": by}).rowcount
+        for row in rows:
+            if row.state == JobState.READY:
+                tally.ahead(row.class_id, row.rank + by)
+    tally.write(conn)
+    return changed

@@ -271,7 +271,7 @@ def test_a_claim_that_is_repeated_plans_every_output(
 ) -> None:
     grid = Grid(sqlite_db, tmp_path)
     grid.submit(STEP.format(events=10))
-    once, seen = SqlQueuePort._open_attempts, []
+    once, seen = SqlQueuePort._plan_outputs, []
 
     def twice(*arguments: Any) -> None:
         once(*arguments)
@@ -279,7 +279,7 @@ def test_a_claim_that_is_repeated_plans_every_output(
         if len(seen) == 1:  # as PostgreSQL's deadlocks do it: the unit is run again
             raise DEADLOCK
 
-    monkeypatch.setattr(SqlQueuePort, "_open_attempts", twice)
+    monkeypatch.setattr(SqlQueuePort, "_plan_outputs", twice)
     monkeypatch.setattr("gridcore.db.engine._retryable", lambda error: error is DEADLOCK)
     assert len(leased(grid, 2)[2]) == 2
     assert len(seen) == 2

@@ -55,6 +55,7 @@ class Postgres:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._databases = 0
+        self._empty = 0
 
     def _reachable(self, folder: Path) -> Path:
         """The programs where the server's user can run them: a checkout below /root is closed to others."""
@@ -97,12 +98,24 @@ class Postgres:
 
         self._databases += 1
         name = f"t{self._databases}"
-        dsn = f"host={self.home} port={self.port} user=tierflow dbname=postgres"
-        with psycopg.connect(dsn, autocommit=True) as conn:
+        with psycopg.connect(self._dsn(), autocommit=True) as conn:
             if self._databases == 1:
                 conn.execute("CREATE DATABASE template_tierflow")
                 prepare(self.url("template_tierflow"))
             conn.execute(f"CREATE DATABASE {name} TEMPLATE template_tierflow")
+        return self.url(name)
+
+    def _dsn(self) -> str:
+        return f"host={self.home} port={self.port} user=tierflow dbname=postgres"
+
+    def create_empty(self) -> str:
+        """The URL of a new database without any table."""
+        import psycopg
+
+        self._empty += 1
+        name = f"empty{self._empty}"
+        with psycopg.connect(self._dsn(), autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -127,7 +127,7 @@ class Grid:
         )
         shares.put(conn, 901, "production", None, 70, now)
 
-    def submit(self, text: str) -> str:
+    def submit(self, text: str, client_id: str = "c1") -> str:
         """Hand in and approve a request; the name of its first task."""
         path = PAYLOADS / "request-for-tests.toml"
         document = workflow.parse(tomllib.loads(text), "test")
@@ -136,7 +136,7 @@ class Grid:
 
         def unit(conn: Connection) -> str:
             now = self.context.clock.now()
-            one = requests.submit(conn, keys, document, boxes, client_id="c1", requester="anna", now=now)
+            one = requests.submit(conn, keys, document, boxes, client_id=client_id, requester="anna", now=now)
             policy = BlockPolicy(8, 10**12, 3600)
             return requests.approve(
                 conn, keys, one, actor="anna", task_type="production", policy=policy, now=now

@@ -1,0 +1,159 @@
+"""Bulk writes in the drivers' fastest form: COPY and arrays on PostgreSQL, executemany elsewhere.
+
+Columns in, not rows. The one place that speaks to a driver without SQLAlchemy between; the values pass the
+columns' own types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Dialect, Table, Update, bindparam, insert, update
+
+Columns = Mapping[str, Sequence[Any]]
+Bind = Callable[[Any], Any]
+
+#: Rows below which COPY costs more than it saves.
+COPY_FROM = 8
+
+
+def insert_columns(
+    conn: Connection, table: Table, columns: Columns, same: Mapping[str, Any] | None = None
+) -> None:
+    """Insert rows given by column, all equally long; `same` are the values alike in every row."""
+    same = same or {}
+    count = len(next(iter(columns.values())))
+    if not count:
+        return
+    names = (*columns, *same)
+    if conn.dialect.name == "oracle" or (conn.dialect.name == "postgresql" and count < COPY_FROM):
+        lists = (*columns.values(), *(repeat(value, count) for value in same.values()))
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+        conn.execute(insert(table), rows)
+        return
+    values = [_bound(conn.dialect, table, name, column) for name, column in columns.items()]
+    constant = [_bound(conn.dialect, table, name, [value])[0] for name, value in same.items()]
+    rows_of = zip(*values, *(repeat(value, count) for value in constant), strict=True)
+    driver: Any = conn.connection.driver_connection
+    if conn.dialect.name == "sqlite":
+        driver.executemany(_insert_text(table, names), rows_of)
+        return
+    with driver.cursor() as cursor, cursor.copy(_copy_text(table, names)) as copy:
+        for row in rows_of:
+            copy.write_row(row)
+
+
+def change_columns(
+    conn: Connection,
+    table: Table,
+    keys: Columns,
+    *,
+    add: Columns | None = None,
+    put: Columns | None = None,
+    only: str = "",
+) -> int:
+    """Update rows named by their keys, given by column in ascending order; how many there were.
+
+    `add` is added to what a column holds, `put` replaces it; `only` names a column that must be NULL.
+    Rows are locked in the order given.
+    """
+    add, put = add or {}, put or {}
+    if not len(next(iter(keys.values()))):
+        return 0
+    shape = _Shape(table, tuple(keys), tuple(add), tuple(put), only)
+    columns = {**add, **put, **keys}
+    if conn.dialect.name == "oracle":
+        rows = [
+            {f"b_{name}"[:30]: value for name, value in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        ]
+        return conn.execute(_change(shape), rows).rowcount
+    values = [_bound(conn.dialect, table, name, column) for name, column in columns.items()]
+    driver: Any = conn.connection.driver_connection
+    if conn.dialect.name == "sqlite":
+        cursor = driver.executemany(_change_text(shape), zip(*values, strict=True))
+    else:
+        cursor = driver.execute(_arrays_text(shape, conn.dialect), [_array(one) for one in values])
+    return int(cursor.rowcount)
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """Numbers as the text of an array: the driver would look at each of them."""
+    if all(value is None or type(value) in (int, float) for value in values):
+        return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
+    return list(values)
+
+
+class _Shape(NamedTuple):
+    """What a bulk update does, whatever its values."""
+
+    table: Table
+    keys: tuple[str, ...]
+    add: tuple[str, ...]
+    put: tuple[str, ...]
+    only: str
+
+
+@lru_cache(maxsize=200)
+def _change(shape: _Shape) -> Update:
+    """The update for one row at a time."""
+    table = shape.table
+    binds = {
+        name: bindparam(f"b_{name}"[:30], type_=table.c[name].type)
+        for name in (*shape.add, *shape.put, *shape.keys)
+    }
+    statement = update(table).where(*(table.c[name] == binds[name] for name in shape.keys))
+    if shape.only:
+        statement = statement.where(table.c[shape.only].is_(None))
+    sums = {name: table.c[name] + binds[name] for name in shape.add}
+    return statement.values(sums | {name: binds[name] for name in shape.put})
+
+
+@lru_cache(maxsize=200)
+def _change_text(shape: _Shape) -> str:
+    sets = [f"{name} = {name} + ?" for name in shape.add] + [f"{name} = ?" for name in shape.put]
+    where = [f"{name} = ?" for name in shape.keys] + ([f"{shape.only} IS NULL"] if shape.only else [])
+    return f"UPDATE {shape.table.name} SET {', '.join(sets)} WHERE {' AND '.join(where)}"
+
+
+@lru_cache(maxsize=200)
+def _arrays_text(shape: _Shape, dialect: Dialect) -> str:
+    """One statement for all rows: lock them in the order of their keys, then change them."""
+    table, names = shape.table, (*shape.add, *shape.put, *shape.keys)
+    arrays = ", ".join(f"%s::{table.c[name].type.compile(dialect)}[]" for name in names)
+    keys = ", ".join(f"t.{name}" for name in shape.keys)
+    same = " AND ".join(f"t.{name} = v.{name}" for name in shape.keys)
+    held = " AND ".join(f"held.{name} = v.{name}" for name in shape.keys)
+    only = f" AND t.{shape.only} IS NULL" if shape.only else ""
+    sets = [f"{name} = t.{name} + v.{name}" for name in shape.add]
+    sets += [f"{name} = v.{name}" for name in shape.put]
+    return (
+        f"WITH v AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS v ({', '.join(names)})), "
+        f"held AS MATERIALIZED (SELECT {keys} FROM {table.name} t JOIN v ON {same}{only} "
+        f"ORDER BY {keys} FOR NO KEY UPDATE OF t) "
+        f"UPDATE {table.name} t SET {', '.join(sets)} FROM v JOIN held ON {held} WHERE {same}"
+    )
+
+
+def _bound(dialect: Dialect, table: Table, name: str, values: Sequence[Any]) -> Sequence[Any]:
+    process = _processor(dialect, table, name)
+    return values if process is None else [process(value) for value in values]
+
+
+@lru_cache(maxsize=1000)
+def _processor(dialect: Dialect, table: Table, name: str) -> Bind | None:
+    found: Bind | None = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+    return found
+
+
+@lru_cache(maxsize=200)
+def _insert_text(table: Table, names: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' for _ in names)})"
+
+
+@lru_cache(maxsize=200)
+def _copy_text(table: Table, names: tuple[str, ...]) -> str:
+    return f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
