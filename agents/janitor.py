@@ -13,7 +13,7 @@ from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
 from gridcore.db import leases, outbox
 from gridcore.db.leases import Lease
-from prodsys import outcomes, shares, sqlport
+from prodsys import outcomes, recount, shares, sqlport
 
 #: How long told events and answers to agents are kept.
 KEPT = timedelta(days=1)
@@ -31,10 +31,11 @@ class Janitor(Agent):
         return {}
 
     def duties(self) -> Sequence[Duty]:
-        """Settle shares every five minutes, prune every hour."""
+        """Settle shares every five minutes, prune and recount every hour."""
         return [
             Duty(name="settle_shares", act=self.settle_shares, every_s=SETTLE_S),
             Duty(name="prune", act=self.prune, every_s=PRUNE_S),
+            Duty(name="recount", act=self.recount, every_s=PRUNE_S),
         ]
 
     def settle_shares(self, lease: Lease) -> Counts:
@@ -44,6 +45,15 @@ class Janitor(Agent):
             return shares.settle(conn, leases.hold(conn, lease))
 
         return {"settled": self.context.database.transaction(unit)}
+
+    def recount(self, lease: Lease) -> Counts:
+        """Put right what agents of an older release do not count."""
+
+        def unit(conn: Connection) -> dict[str, int]:
+            leases.hold(conn, lease)
+            return recount.mend(conn, recount.SLOTS)
+
+        return self.context.database.transaction(unit)
 
     def prune(self, lease: Lease) -> Counts:
         """Remove events, answers, heartbeats and statistics that are out of date."""

@@ -78,8 +78,9 @@ def tables(database: Database) -> Iterator[Trouble]:
     """How the database's schema differs from this code's."""
     with database.snapshot() as conn:
         found = schema.current(conn)
-        if found != schema.HEAD:
+        if found is None or not schema.compatible(conn, found):
             yield f"revision {found or 'missing'} instead of {schema.HEAD}", "tierflow db upgrade"
+        if found != schema.HEAD:  # a newer one has more than this code knows
             return
         for one in schema.differences(conn):
             yield f"differs from the code: {one}", "restore it from a backup, or report this"

@@ -71,7 +71,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "account": ("Who may do anything here.", "`apply`"),
     "account_role": ("Logins, groups and roles of accounts.", "`apply`"),
     "audit_log": ("Who changed what by hand.", "`apply`, switched links, orders on jobs, tasks and requests"),
-    "revision": ("What was applied, by digest.", "`apply`"),
+    "revision": ("What was applied, by digest.", "`apply`, `db upgrade`"),
     "site": ("A computing centre.", "`apply`"),
     "se": ("A storage element and its trivial file catalog.", "`apply`"),
     "link": ("The way from one SE to another.", "`apply`; switched by operators"),
@@ -100,7 +100,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "queue": ("One row: whoever locks it may claim or make jobs READY.", "`installation.create`"),
     "share_node": (
         "The tree of shares: targets, use, cores running.",
-        "`apply`, approval; counted by job moves",
+        "`apply`, `share set`, approval; counted by job moves",
     ),
     "endpoint": ("One schedd, cluster, CE or host an executor talks to, and what it offers.", "`apply`"),
     "sandbox": ("Input sandboxes by content.", "submission"),

@@ -306,11 +306,11 @@ def _by_leaf(lines: Iterable[Line], wanted: Mapping[int, int]) -> dict[int, list
 
 
 def _next_lines(left: list[Line], found: Sequence[Head], wanted: int) -> list[Line]:
-    """The next lines to ask, taken off the end of `left`: the first one, then all that may come before."""
-    if len(found) < wanted:
-        return [left.pop()] if left else []
-    lines = []
-    while left and left[-1].head_rank < found[-1].rank:
+    """The next lines to ask, taken off the end of `left`: enough for what is missing, then all that may come
+    before."""
+    lines, missing = [], wanted - len(found)
+    while left and (missing > 0 or (len(found) == wanted and left[-1].head_rank < found[-1].rank)):
+        missing -= left[-1].ready
         lines.append(left.pop())
     return lines
 

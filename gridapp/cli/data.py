@@ -7,8 +7,18 @@ from pathlib import Path
 import click
 
 from gridapp.cli import output
-from gridapp.cli.verbs import FILE, KEY, Noun, Place, Verb, json_option, shown
-from gridapp.cli.work import Record, limit_option, state_option
+from gridapp.cli.verbs import (
+    FILE,
+    KEY,
+    Noun,
+    Place,
+    Record,
+    Verb,
+    json_option,
+    limit_option,
+    shown,
+    state_option,
+)
 
 
 @click.group(cls=Noun)

@@ -23,15 +23,21 @@ from gridapp.cli.verbs import DIRECTORY, json_option
 )
 @click.option("--faults", type=int, metavar="SEED", help="Break things on the way; the sums stay exact.")
 @click.option("--dir", type=DIRECTORY, help="Default: a new ./tierflow-demo/YYMMDD-HHMMSS.")
+@click.option("--database", metavar="URL", help="An empty database to work on. Default: a file in --dir.")
 @json_option
-def demo(events: int, payload: str, faults: int | None, dir: Path | None, json: bool) -> None:
+def demo(
+    events: int, payload: str, faults: int | None, dir: Path | None, database: str | None, json: bool
+) -> None:
     """Make data on an embedded T0-T1-T2 grid and deliver it, the whole way on this machine.
 
-    An interrupted demo in --dir is resumed; a finished one is never used again.
+    An interrupted demo in --dir is resumed; a finished one is never used again. The URL is as in the setting
+    database.url, postgresql+psycopg://USER@HOST/NAME, without password: that comes from the file named in
+    TIERFLOW_DATABASE__PASSWORD_FILE.
     """
     from gridapp.demo.drive import run
     from gridapp.demo.plan import Options
     from gridcore import topnames
 
     topnames.check()
-    output.show(run(Options(events=events, payload=payload, faults=faults), dir), as_json=json)
+    options = Options(events=events, payload=payload, faults=faults, database=database)
+    output.show(run(options, dir), as_json=json)

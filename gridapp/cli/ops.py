@@ -1,4 +1,4 @@
-"""Commands of operators: the running grid, its topology, its agents, its health and its schema."""
+"""Commands of operators: the running grid, its topology, its agents and its health."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from gridapp.cli import output
-from gridapp.cli.verbs import DIRECTORY, Noun, Place, Verb, json_option, shown
-from gridapp.cli.work import Record
+from gridapp.cli.verbs import DIRECTORY, Noun, Place, Record, Verb, json_option, shown
 
 
 @click.command("up", cls=Verb)
@@ -119,51 +118,4 @@ def doctor(ctx: click.Context, json: bool) -> None:
         findings = checks.examine(database, settings)
     output.show([asdict(one) for one in findings], ("check", "ok", "finding", "cure"), json)
     if not all(one.ok for one in findings):
-        ctx.exit(1)
-
-
-@click.group(cls=Noun)
-def db() -> None:
-    """The database's schema."""
-
-
-@db.command("upgrade")
-@shown()
-@click.pass_obj
-def db_upgrade(place: Place) -> Record:
-    """Make the database or bring it to this release's schema; the data stays."""
-    from gridapp import installation, session
-
-    installation.create(session.settings(place.dir, place.config)).close()
-    return _revisions(place)
-
-
-@db.command("current")
-@shown()
-@click.pass_obj
-def db_current(place: Place) -> Record:
-    """The database's schema and this release's."""
-    return _revisions(place)
-
-
-def _revisions(place: Place) -> Record:
-    from gridapp import schema, session
-
-    with session.database(session.settings(place.dir, place.config)) as database, database.snapshot() as conn:
-        return {"current": schema.current(conn), "needed": schema.HEAD}
-
-
-@db.command("check")
-@json_option
-@click.pass_context
-def db_check(ctx: click.Context, json: bool) -> None:
-    """How the database differs from this release's tables; exit status 1 where it does."""
-    from gridapp import doctor as checks
-    from gridapp import session
-
-    place = ctx.find_object(Place) or Place()
-    with session.database(session.settings(place.dir, place.config)) as database:
-        found = [{"difference": what, "cure": cure} for what, cure in checks.tables(database)]
-    output.show(found, ("difference", "cure"), json)
-    if found:
         ctx.exit(1)

@@ -15,6 +15,7 @@ from agents.runtime.signals import stop_on_signals
 from agents.runtime.supervisor import Supervisor
 from catalogs.states import Switch, WishKind
 from catalogs.tables import wish
+from gridapp import installation as installations
 from gridapp import session, steering, submission, wiring
 from gridapp.demo.plan import Options, Plan, prepare
 from gridapp.demo.progress import Progress, progress
@@ -50,6 +51,8 @@ def run(options: Options, directory: Path | None = None) -> dict[str, Any]:
     started = time.monotonic()
     clock_now = SystemClock().now()
     plan = prepare(options, directory, clock_now)
+    if plan.options.database is not None:
+        installations.create(session.settings(plan.directory, None)).close()
     installation = session.start(plan.directory, None).installation
     try:
         shared = wiring.context(installation)

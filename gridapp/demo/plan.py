@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from sqlalchemy import inspect
+
+from gridapp.installation import SETTINGS_FILE
+from gridapp.session import EMBEDDED
+from gridcore import settings
+from gridcore.db import Database
 from gridcore.errors import UsageError
 from gridcore.faults import FaultJournal, FaultPlan
 
@@ -22,11 +28,12 @@ _EVENTS = re.compile(r"^events = \d+$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for; `faults` is a seed."""
+    """What was asked for; `faults` is a seed, `database` the URL of an empty one, None for a file."""
 
     events: int = 160
     payload: str = "urqmd"
     faults: int | None = None
+    database: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,9 @@ def prepare(options: Options, directory: Path | None, now: datetime) -> Plan:
     """
     _check(options)
     directory = (directory or Path("tierflow-demo") / f"{now.astimezone():%y%m%d-%H%M%S}").absolute()
+    chosen = settings.load(None, {"dir": directory, "database.url": options.database})
+    if chosen.database.url != settings.Database().url:
+        options = replace(options, database=chosen.database.url)
     plan = Plan(directory, options)
     if plan.summary.exists():
         raise UsageError(
@@ -78,15 +88,20 @@ def prepare(options: Options, directory: Path | None, now: datetime) -> Plan:
     stored = directory / "demo.json"
     if stored.exists():
         known = Options(**json.loads(stored.read_text()))
+        if options.database is None:
+            options = replace(options, database=known.database)
         if known != options:
             raise UsageError(
                 f"the interrupted demo in {directory} has other options: {asdict(known)}",
                 hint="repeat those, or give another --dir",
             )
-        return plan
+        return Plan(directory, options)
+    if options.database is not None:
+        _check_empty(chosen)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _copy_documents(plan)
+        _write_settings(plan)
         part = stored.with_suffix(".part")
         part.write_text(json.dumps(asdict(options)))
         part.rename(stored)
@@ -106,6 +121,31 @@ def _check(options: Options) -> None:
             f"the physics packages are not installed ({', '.join(missing)})",
             hint="pip install 'tierflow[demo]', or: tierflow demo --payload toy",
         )
+
+
+def _check_empty(chosen: settings.Settings) -> None:
+    """Raises UsageError where the database holds anything, Unavailable where it does not answer."""
+    database = Database(chosen.database_url())
+    try:
+        if database.dialect == "sqlite" and not Path(str(database.url.database)).exists():
+            return
+        with database.snapshot() as conn:
+            tables = inspect(conn).get_table_names()
+    finally:
+        database.close()
+    if tables:
+        raise UsageError(
+            f"the database {chosen.database.url} is not empty",
+            hint="make a new one for the demo: CREATE DATABASE",
+        )
+
+
+def _write_settings(plan: Plan) -> None:
+    """Those of the embedded grid, with the database's URL: every command finds it by the directory."""
+    if plan.options.database is not None:
+        text = (EMBEDDED / SETTINGS_FILE).read_text()
+        text += f"\n[database]\nurl = {json.dumps(plan.options.database)}\n"
+        (plan.directory / SETTINGS_FILE).write_text(text)
 
 
 def _copy_documents(plan: Plan) -> None:

@@ -78,6 +78,7 @@ def summarise(plan: Plan, installation: Installation, wall_s: float) -> dict[str
         "dnch_deta_mid": drawn["dnch_deta_mid"],
         "wall_s": round(wall_s, 1),
         "payload": plan.options.payload,
+        "database": installation.database.dialect,
         "picture": drawn["picture"],
         "table": drawn["table"],
         "dir": str(plan.directory),

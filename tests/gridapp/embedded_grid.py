@@ -18,6 +18,7 @@ command = ["python", "make.py"]
 sandbox = ["make.py"]
 events = 40
 events_per_job = 10
+limits = { wall_s = 600 }
 output = { name = "out.txt", dataset = "/Small/Test-v1/GEN" }
 """
 

@@ -23,7 +23,18 @@ from gridcore.db import Database, insert_rows, leases
 from gridcore.db.keys import Keys
 from gridcore.db.leases import Lease, Owner
 from gridcore.tables import heartbeat
-from prodsys import accounting, classes, endpoints, jobmaking, requests, retry_rules, shares, tasks, workflow
+from prodsys import (
+    accounting,
+    classes,
+    endpoints,
+    jobmaking,
+    requests,
+    retry_rules,
+    shares,
+    slicing,
+    tasks,
+    workflow,
+)
 from prodsys.endpoints import Endpoint
 from prodsys.jobmaking import NewKeys
 from prodsys.jobs.store import QUEUE
@@ -151,7 +162,7 @@ class Builder:
         task = self.read(tasks.by_name, name)
         assert task is not None
         new = NewKeys(iter(self.keys.take("job", 16)), iter(self.keys.take("job_class", 2)))
-        self.do(jobmaking.make_event_jobs, new, task, 16, self.clock.now())
+        self.do(jobmaking.make, new, task, self.read(slicing.next_slice, task, 16, 1000), self.clock.now())
         self.do(classes.store_verdicts, self.read(classes.judge_live), self.clock.now())
         self.clock.advance(5)
         items = [item.key for item in self.port.lease(self.call(), 10)]

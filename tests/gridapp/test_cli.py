@@ -433,7 +433,16 @@ def test_orders_say_what_they_would_do_and_then_do_it(grid: Path, tmp_path: Path
     path = embedded_grid.write_request(tmp_path)
     made = answer("--dir", grid, "request", "submit", path)
     (task,) = made["tasks"]
-    nothing = {"verb": "hold", "due": {}, "left": {}, "changed": 0}
+    none: dict[str, int] = {}
+    nothing = {
+        "verb": "hold",
+        "due": none,
+        "left": none,
+        "tasks": none,
+        "sites": none,
+        "operation": None,
+        "changed": 0,
+    }
     assert answer("--dir", grid, "job", "hold", "--task", task) == nothing
     dry = run("--dir", grid, "task", "kill", task, "--dry-run")
     assert (json.loads(dry.stdout)["state"], dry.stderr) == ("ACTIVE", "nothing was written\n")

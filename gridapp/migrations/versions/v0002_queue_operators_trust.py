@@ -7,6 +7,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+#: The oldest code that goes on working on this schema.
+compatible_from = "0001"
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -1,0 +1,1 @@
+"""Benchmarks: how fast the public functions are beside the same work by the raw driver."""
