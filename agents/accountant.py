@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from sqlalchemy import Connection
@@ -14,14 +14,15 @@ from catalogs import registration
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
+from gridcore.errors import LeaseLost, Unavailable
 from gridcore.log import get
 from prodsys import accounting, breakers, retry_rules
 from prodsys.breaker_states import Breaker, Policy
 from prodsys.settlement import Settler
 
 log = get(__name__)
-#: Batches settled in one cycle; the runtime wants to beat in between.
-BATCHES = 20
+#: Pages of waiting jobs gone through in one cycle; the runtime wants to beat in between.
+PAGES = 20
 
 
 class Accountant(Agent):
@@ -35,20 +36,46 @@ class Accountant(Agent):
         super().__init__(context)
         self._scale = scale
         self._policy = Policy().scaled(scale)
+        self._after = 0  # the last job of a cycle that left some
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
         """Commit what waits, a batch per task and transaction."""
         lease = held[own_lease(self.name)]
         totals: Counter[str] = Counter()
-        for _ in range(BATCHES):
-            with self.context.database.snapshot() as conn:
-                due = accounting.due(conn)
-            totals.update(each(due.items(), lambda item: self._commit(lease, *item)))
-            if sum(map(len, due.values())) < accounting.BATCH:
-                break
-        if totals.get("done"):
-            self.context.bus.publish(Event("job.done", self.name))
+        try:
+            each(self._batches(), lambda batch: self._settle(lease, *batch, totals))
+        finally:
+            if totals["done"]:
+                self.context.bus.publish(Event("job.done", self.name))
         return totals
+
+    def _batches(self) -> Iterator[tuple[int, list[int]]]:
+        """What waits, page after page, whatever became of the one before; anew once all was seen."""
+        for _ in range(PAGES):
+            with self.context.database.snapshot() as conn:
+                due = accounting.due(conn, self._after, accounting.BATCH)
+            ids = [job_id for some in due.values() for job_id in some]
+            more = len(ids) == accounting.BATCH
+            self._after = max(ids) if more else 0
+            yield from due.items()
+            if not more:
+                return
+
+    def _settle(
+        self, lease: Lease, task_id: int, job_ids: Sequence[int], totals: Counter[str]
+    ) -> dict[str, int]:
+        """Commit a batch; job by job where it cannot be, so that no job stands in another's way."""
+        try:
+            counts = self._commit(lease, task_id, job_ids)
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception:
+            if len(job_ids) == 1:
+                raise
+            log.exception("a batch cannot be committed", task=task_id, jobs=len(job_ids))
+            return each(job_ids, lambda job_id: self._settle(lease, task_id, [job_id], totals))
+        totals.update(counts)
+        return counts
 
     def duties(self) -> Sequence[Duty]:
         """Look after the breakers, at most every second."""

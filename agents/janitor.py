@@ -13,12 +13,14 @@ from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
 from gridcore.db import leases, outbox
 from gridcore.db.leases import Lease
-from prodsys import outcomes, recount, shares, sqlport
+from prodsys import orders, outcomes, recount, shares, sqlport
 
 #: How long told events and answers to agents are kept.
 KEPT = timedelta(days=1)
 SETTLE_S = 300.0
 PRUNE_S = 3600.0
+#: Orders removed at once: each may have had many parts.
+ORDERS = 20
 
 
 class Janitor(Agent):
@@ -56,7 +58,7 @@ class Janitor(Agent):
         return self.context.database.transaction(unit)
 
     def prune(self, lease: Lease) -> Counts:
-        """Remove events, answers, heartbeats and statistics that are out of date."""
+        """Remove events, answers, orders, heartbeats and statistics that are out of date."""
 
         def unit(conn: Connection) -> dict[str, int]:
             now = leases.hold(conn, lease)
@@ -64,6 +66,7 @@ class Janitor(Agent):
             return {
                 "outcomes": outcomes.prune(conn, now - outcomes.KEPT),
                 "events": outbox.forget(conn, before),
+                "orders": orders.prune(conn, now - orders.KEPT, ORDERS),
                 "answers": sqlport.forget(conn, before),
                 "heartbeats": heartbeats.prune(conn, self.context.settings.lease.heartbeat_s),
             }

@@ -87,8 +87,8 @@ class JobMaker(Agent):
             freed = [one for one in resumed if _jobs(conn, one, JobState.HELD) and holds.held(conn, one.id)]
         awry = {one.request_id for one in wrong if one.request_id is not None}
         aligned = each(sorted(awry), lambda one: {"aligned": self._align(lease, one)})
-        held = each(waiting, lambda one: {"held": self._hold(lease, one.id, TaskState.PAUSED)})
-        released = each(freed, lambda one: {"released": self._hold(lease, one.id, TaskState.ACTIVE)})
+        held = each(waiting, lambda one: {"held": _often(lambda: self._hold(lease, one.id))})
+        released = each(freed, lambda one: {"released": _often(lambda: self._release(lease, one.id))})
         return {**aligned, **held, **released}
 
     def _align(self, lease: Lease, request_id: int) -> int:
@@ -98,22 +98,33 @@ class JobMaker(Agent):
 
         return self.context.database.transaction(unit)
 
-    def _hold(self, lease: Lease, task_id: int, state: TaskState) -> int:
-        """Hold jobs of a task that is paused, or release those of one that goes on, as long as it is so."""
-        move = holds.hold if state == TaskState.PAUSED else holds.release
-        moved = 0
+    def _hold(self, lease: Lease, task_id: int) -> int:
+        """Hold a slice of the waiting jobs of a task, if it is paused still."""
 
         def unit(conn: Connection) -> int:
             now = leases.hold(conn, lease)
             task = tasks.lock(conn, task_id)
-            return move(conn, task, SLICE, now) if task.state == state else 0
+            return holds.hold(conn, task, SLICE, now) if task.state == TaskState.PAUSED else 0
 
-        for _ in range(SLICES):
-            some = self.context.database.transaction(unit)
-            moved += some
-            if some < SLICE:
-                break
-        return moved
+        return self.context.database.transaction(unit)
+
+    def _release(self, lease: Lease, task_id: int) -> int:
+        """Release a slice of the jobs that a pause held, if their task goes on still."""
+        with self.context.database.snapshot() as conn:
+            job_ids = holds.waiting(conn, task_id, SLICE)
+            banned, rules = breakers.banned(conn), retry_rules.rules(conn)
+            planned = retargets.releases(conn, rules, job_ids, banned)
+        class_ids = self.context.keys.take("job_class", planned.new_classes)
+
+        def unit(conn: Connection) -> int:
+            now = leases.hold(conn, lease)
+            if tasks.lock(conn, task_id).state != TaskState.ACTIVE:
+                return 0
+            return holds.release(
+                conn, job_ids, now, lambda moves: retargets.into(conn, planned, class_ids, moves)
+            )
+
+        return self.context.database.transaction(unit)
 
     def _make(self, lease: Lease, task: Task) -> int:
         """Slice after slice of a task, as far as there is room."""
@@ -250,6 +261,17 @@ def _progress(conn: Connection, task: Task, total: int | None) -> Progress:
         units_wanted=task.units_wanted,
         forced=task.code == amendments.FORCED,
     )
+
+
+def _often(act: Callable[[], int]) -> int:
+    """Slice after slice, as many as one pass has; how many jobs."""
+    done = 0
+    for _ in range(SLICES):
+        some = act()
+        done += some
+        if some < SLICE:
+            break
+    return done
 
 
 def _jobs(conn: Connection, task: Task, *states: JobState) -> int:

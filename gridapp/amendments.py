@@ -20,12 +20,14 @@ from gridcore.db.statements import CHUNK, chunks
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 from prodsys import amendments, holds, placements, policies, requests, shares, tasks
+from prodsys.policies import Choice
 from prodsys.states import RequestState, TaskState
 from prodsys.tasks import Task
 from prodsys.workflow import Request
 
 #: As a document may say.
 PRIORITIES = range(-1000, 1001)
+EVENTS_MAX = 10**12
 
 
 def pause(
@@ -83,8 +85,10 @@ def extend(
     What has ended is taken up again, with the steps that read it. Raises NotFound, Denied, UsageError,
     Conflict for a closed request; then nothing was changed.
     """
-    if events < 1:
-        raise UsageError(f"{events} events are no extension", hint="give how many more to make")
+    if not 0 < events <= EVENTS_MAX:
+        raise UsageError(
+            f"{events} events are no extension", hint=f"give how many more to make, up to {EVENTS_MAX:,}"
+        )
     _require(context, request_id, actor, Action.REQUEST_DECIDE)
     cap, now = context.settings.work.max_jobs_per_task, context.clock.now()
     one = _tried(
@@ -187,16 +191,24 @@ def assign(
     UsageError for an unknown name or a step left without any site, Conflict.
     """
     _require(context, request_id, actor, Action.REQUEST_DECIDE)
-    with context.database.snapshot() as conn:
+
+    def chosen(conn: Connection) -> tuple[Choice, Request]:
         row = requests.row_of(conn, request_id)
         choice = placements.choose(conn, row, sites, actor.name, agents=agents, site_sets=site_sets)
-        document = placements.kept(Request.model_validate(row.spec["document"]), choice)
+        return choice, placements.kept(Request.model_validate(row.spec["document"]), choice)
+
+    def unit(conn: Connection) -> tuple[Choice, Request]:
+        requests.lock(conn, request_id)
+        choice, document = chosen(conn)
+        amendments.assign(conn, request_id, choice, actor.name, context.clock.now())
+        return choice, document
+
     changed = 0
-    if not dry_run:
-        now = context.clock.now()
-        context.database.transaction(
-            lambda conn: amendments.assign(conn, request_id, choice, actor.name, now)
-        )
+    if dry_run:
+        with context.database.snapshot() as conn:
+            choice, document = chosen(conn)
+    else:
+        choice, document = context.database.transaction(unit)
         changed = _reclass(context, request_id)
     return {
         "request": request_id,
@@ -261,13 +273,13 @@ def prioritise_request(context: Context, request_id: int, priority: int, actor: 
     """
     _check_priority(priority)
     _require(context, request_id, actor, Action.REQUEST_DECIDE)
+    now = context.clock.now()
+    context.database.transaction(  # first: tasks that an approval makes meanwhile have it
+        lambda conn: amendments.prioritise_request(conn, request_id, priority, actor.name, now)
+    )
     with context.database.snapshot() as conn:
         mine = tasks.of_request(conn, request_id)
     told = [_prioritise(context, one, priority, actor) for one in mine if one.state != TaskState.KILLED]
-    now = context.clock.now()
-    context.database.transaction(
-        lambda conn: amendments.prioritise_request(conn, request_id, priority, actor.name, now)
-    )
     return {"request": request_id, "priority": priority, "tasks": told}
 
 
@@ -290,24 +302,39 @@ def _check_priority(priority: int) -> None:
 
 
 def _prioritise(context: Context, task: Task, priority: int, actor: Principal) -> dict[str, Any]:
-    """The jobs there are first; the task last, with the jobs made meanwhile: cut off, it is begun anew."""
+    """Until nobody else has changed it on the way: of two at once the later one's holds for all jobs."""
+    changed, moved = 0, None
+    while moved is None:
+        done, moved = _prioritise_once(context, task.id, priority, actor)
+        changed += done
+    return {"task": task.name, "from": task.priority, "priority": priority, "changed": changed + moved}
+
+
+def _prioritise_once(
+    context: Context, task_id: int, priority: int, actor: Principal
+) -> tuple[int, int | None]:
+    """The jobs there are first; the task last, with the jobs made meanwhile: cut off, it is begun anew.
+
+    How many jobs moved first and last; None where somebody else has changed the task since.
+    """
     with context.database.snapshot() as conn:
-        seen = tasks.by_id(conn, task.id)
-        rows = holds.unfinished(conn, task.id)
+        seen = tasks.by_id(conn, task_id)
+        rows = holds.unfinished(conn, task_id)
     changed = 0
     for chunk in chunks(rows, CHUNK):
-        shift = partial(_rerank, task_id=task.id, priority=priority, rows=chunk)
+        shift = partial(_rerank, task_id=task_id, priority=priority, rows=chunk)
         changed += context.database.transaction(shift)
     now = context.clock.now()
 
-    def last(conn: Connection) -> int:
-        one = tasks.lock(conn, task.id)
-        moved = holds.rerank(conn, one, priority, holds.unfinished(conn, task.id, seen.next_index))
-        amendments.prioritise(conn, task.id, priority, actor.name, now)
+    def last(conn: Connection) -> int | None:
+        one = tasks.lock(conn, task_id)
+        if one.priority != seen.priority:
+            return None
+        moved = holds.rerank(conn, one, priority, holds.unfinished(conn, task_id, seen.next_index))
+        amendments.prioritise(conn, task_id, priority, actor.name, now)
         return moved
 
-    changed += context.database.transaction(last)
-    return {"task": task.name, "from": task.priority, "priority": priority, "changed": changed}
+    return changed, context.database.transaction(last)
 
 
 def _rerank(conn: Connection, task_id: int, priority: int, rows: list[Any]) -> int:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from gridcore.db.statements import chunks
-from prodsys import operations, orders, selection
+from prodsys import breakers, operations, orders, retargets, retry_rules, selection
+from prodsys.operations import Into
 from prodsys.orders import TASK_SPAN, Order, OrderState, OrderVerb
 from prodsys.selection import Walk
 from prodsys.selector_parser import parse
@@ -95,9 +97,11 @@ class _Carrier:
     def _chunk(self, walk: Walk, task_id: int, rows: Sequence[Any], cursor: int) -> None:
         if self.order.verb == OrderVerb.KILL:
             self._reserve(len(rows))
+        frees = self.order.verb == OrderVerb.RELEASE
+        into = self._into([row.id for row in rows]) if frees else operations.unchanged
 
         def work(settler: Settler) -> list[int]:
-            return operations.carry_out(settler, self.order, task_id, rows, walk.again)
+            return operations.carry_out(settler, self.order, task_id, rows, walk.again, into)
 
         self._commit(work, cursor, len(rows))
 
@@ -111,11 +115,17 @@ class _Carrier:
             if part is None:
                 return
             number, ids = part
-
-            def work(settler: Settler, ids: list[int] = ids) -> list[int]:
-                return operations.take_back(settler, self.order, other, ids)
-
+            into = self._into(ids) if other.verb == OrderVerb.HOLD else operations.unchanged
+            work = partial(operations.take_back, undo=self.order, order=other, ids=ids, into=into)
             self._commit(work, number, len(ids))
+
+    def _into(self, job_ids: Sequence[int]) -> Into:
+        """What had failed before it was held goes bigger or elsewhere, as it would have if nobody held it."""
+        with self.context.database.snapshot() as conn:
+            banned, rules = breakers.banned(conn), retry_rules.rules(conn)
+            planned = retargets.releases(conn, rules, job_ids, banned)
+        class_ids = self.context.keys.take("job_class", planned.new_classes)
+        return lambda conn, moves: retargets.into(conn, planned, class_ids, moves)
 
     def _reserve(self, jobs: int) -> None:
         """Keys for what may have to be removed; of jobs that never ran nothing is, so they last."""

@@ -91,7 +91,7 @@ def _order(
     confirm: Confirm | None = None,
 ) -> dict[str, Any]:
     _require(actor, chosen.tasks)
-    _refuse_killed(verb, chosen.tasks)
+    _refuse_ended(verb, chosen.tasks)
     earlier = None if dry_run else _taken_up(context, verb, chosen, actor, by, tell)
     if earlier is not None and verb == OrderVerb.PRIORITY:  # once more would shift twice
         return {**_told(context, verb, _Found()), "operation": earlier.id, "changed": earlier.changed}
@@ -106,10 +106,15 @@ def _order(
     return {**told, "operation": done.id, "changed": told["changed"] + done.changed}
 
 
-def _refuse_killed(verb: OrderVerb, met: Iterable[Any]) -> None:
+def _refuse_ended(verb: OrderVerb, met: Iterable[Any]) -> None:
     for task in met:
         if task.state == TaskState.KILLED and verb != OrderVerb.KILL:
             raise Conflict(f"the task {task.name} was killed: none of its jobs may run any more")
+        if verb == OrderVerb.RETRY and task.request_state == RequestState.CLOSED:
+            raise Conflict(
+                f"request {task.request_id} of the task {task.name} is closed: nothing of it is tried again",
+                hint="hand in a new request: tierflow request submit FILE",
+            )
 
 
 # --- which jobs ------------------------------------------------------------------------------------------
@@ -121,7 +126,7 @@ def _found(context: Context, verb: OrderVerb, chosen: Chosen, actor: Principal, 
     counts = list(count(context, chosen, tell))
     with context.database.snapshot() as conn:
         met = {row.id: row for row in selection.tasks_of(conn, {one.task_id for one in counts})}
-    ended = {row.id for row in met.values() if row.state in operations.closed_to(verb)}
+    ended = {row.id for row in met.values() if operations.refuses(verb, row.state, row.request_state)}
     for one in counts:
         if one.state not in fits or one.task_id in ended:
             found.left[one.state] += one.jobs

@@ -38,7 +38,8 @@ def submit_request(
     *,
     draft: bool = False,
 ) -> dict[str, Any]:
-    """Hand in the request in a TOML file: {"request", "name", "state", "tasks"}.
+    """Hand in the request in a TOML file: {"request", "name", "state", "tasks"}; also {"held": {step: jobs}}
+    where lumis have more events than a job may have: their jobs will wait for an operator.
 
     It is approved at once where the actor may approve it, else it waits as SUBMITTED; a draft waits for its
     owner. The same client id and document once more change nothing. Raises UsageError, Denied, Conflict; then
@@ -95,8 +96,9 @@ def _hand_in(
     task_type: str | None,
     draft: bool = False,
 ) -> dict[str, Any]:
-    """In one transaction; approved where a task type is given."""
-    _check_sizes(installation, document)
+    """In one transaction; approved where a task type is given. `held` are the jobs by step, if any, that an
+    operator will have to release."""
+    held = _check_sizes(installation, document)
     with installation.database.snapshot() as conn:
         nowhere.check(conn, document.step)
     if task_type:
@@ -112,9 +114,11 @@ def _hand_in(
         )
         if task_type and requests.row_of(conn, made).state == RequestState.SUBMITTED:
             requests.approve(conn, keys, made, actor=actor.name, task_type=task_type, policy=policy, now=now)
+            _check_places(conn, made)
         return _answer(conn, made)
 
-    return installation.database.transaction(unit)
+    answer = installation.database.transaction(unit)
+    return {**answer, "held": held} if held else answer
 
 
 def _check_client(client_id: str | None) -> None:
@@ -136,14 +140,14 @@ def approve(
 
     Its jobs run where the policies say, at the assigned sites only where some are given.
     """
-    document = _deciding(installation, request_id, actor)
+    row = _deciding(installation, request_id, actor)
+    document = Request.model_validate(row.spec["document"])
     _check_area(actor, document)
     keys = requests.reserve(context.keys, document)
     policy, now = _policy(installation.settings), context.clock.now()
-    return _decided(
-        installation,
-        request_id,
-        lambda conn: requests.approve(
+
+    def decide(conn: Connection) -> None:
+        requests.approve(
             conn,
             keys,
             request_id,
@@ -152,8 +156,20 @@ def approve(
             policy=policy,
             now=now,
             assigned=assigned,
-        ),
-    )
+            seen=row.digest,
+        )
+        if row.state == RequestState.SUBMITTED:
+            _check_places(conn, request_id)
+
+    return _decided(installation, request_id, decide)
+
+
+def _check_places(conn: Connection, request_id: int) -> None:
+    """Some site that was chosen can run each step: what a policy or an operator left it may be too little.
+
+    Raises UsageError, in the transaction that chose.
+    """
+    nowhere.check(conn, [task.step for task in tasks.of_request(conn, request_id)])
 
 
 def edit(
@@ -229,12 +245,12 @@ def reject(installation: Installation, context: Context, request_id: int, actor:
     )
 
 
-def _deciding(installation: Installation, request_id: int, actor: Principal) -> Request:
-    """The request's document, if the actor may decide on it."""
+def _deciding(installation: Installation, request_id: int, actor: Principal) -> Any:
+    """The request's row, if the actor may decide on it."""
     with installation.database.snapshot() as conn:
         row = requests.row_of(conn, request_id)
     identity.require(actor, Action.REQUEST_DECIDE, Subject(owner=row.requester, group=row.acct_group))
-    return Request.model_validate(row.spec["document"])
+    return row
 
 
 def _decided(
@@ -257,25 +273,29 @@ def _policy(settings: Settings) -> BlockPolicy:
     return BlockPolicy(files=settings.block.files, bytes=settings.block.bytes, age_s=settings.block.age_s)
 
 
-def _check_sizes(installation: Installation, document: Request) -> None:
-    """The number of jobs is known, and within bounds, before one is made. Raises UsageError with the step."""
+def _check_sizes(installation: Installation, document: Request) -> dict[str, int]:
+    """The number of jobs is known, and within bounds, before one is made; by step how many of them have more
+    events than a job may have. Raises UsageError with the step."""
     cap = installation.settings.work.max_jobs_per_task
+    held = {}
     with installation.database.snapshot() as conn:
         for step in document.step:
             try:
-                _check_size(conn, document, step, cap)
+                held[step.name] = _check_size(conn, document, step, cap)
             except UsageError as error:
                 raise UsageError(f"step {step.name!r}: {error.message}", hint=error.hint) from None
+    return {name: jobs for name, jobs in held.items() if jobs}
 
 
-def _check_size(conn: Connection, document: Request, step: Step, cap: int) -> None:
+def _check_size(conn: Connection, document: Request, step: Step, cap: int) -> int:
     source = document.input_of(step)
     if source is None:
         check_job_count(cutting.count_generated(step), cap)
-        return
+        return 0
     found = bookkeeping.dataset_by_name(conn, source)
-    if found is not None:  # else it is made by an earlier step, or missed when names are looked up
-        slicing.forecast(conn, step, found.id, cap)
+    if found is None:  # it is made by an earlier step, or missed when names are looked up
+        return 0
+    return slicing.forecast(conn, step, found.id, cap).held
 
 
 def _check_area(actor: Principal, document: Request) -> None:

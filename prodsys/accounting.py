@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, select
+from sqlalchemy import Connection, Integer, bindparam, select, text
 
 from catalogs import registration
 from catalogs.registration import NewFile, Reserved
 from gridcore.db.statements import lock_rows, select_in
 from prodsys import attempts, outputs, releases, tasks
 from prodsys.attempts import Attempt
-from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Move
 from prodsys.outputs import OutputKind, OutputRow
@@ -27,10 +26,12 @@ from prodsys.tables import attempt, job, job_file, task_input
 #: Jobs settled in one transaction.
 BATCH = 50
 
+#: The first condition is that of the index, word for word: as it stands, SQLite uses it for nothing less.
 STAGED_OUT = (
     select(job.c.id, job.c.task_id)
-    .where(job.c.state == JobState.STAGEOUT)
-    .order_by(job.c.task_id, job.c.id)
+    .where(text("job.state IN ('STAGEOUT', 'LOST')"), job.c.state == JobState.STAGEOUT)
+    .where(job.c.id > bindparam("after"))
+    .order_by(job.c.id)
     .limit(bindparam("n", type_=Integer))
 )
 ROWS = (
@@ -49,10 +50,10 @@ LUMI_PARENTS = select(job_file.c.job_id, job_file.c.file_id).where(
 Runs = Mapping[str, Sequence[Sequence[int]]]
 
 
-def due(conn: Connection, limit: int = BATCH) -> dict[int, list[int]]:
-    """Jobs in STAGEOUT by task."""
+def due(conn: Connection, after: int = 0, limit: int = BATCH) -> dict[int, list[int]]:
+    """The next jobs in STAGEOUT behind that key, by task."""
     by_task: dict[int, list[int]] = defaultdict(list)
-    for job_id, task_id in conn.execute(STAGED_OUT, {"n": limit}):
+    for job_id, task_id in conn.execute(STAGED_OUT, {"after": after, "n": limit}):
         by_task[task_id].append(job_id)
     return by_task
 
@@ -89,7 +90,8 @@ def commit(
             bad.append(_refused(found[row.batch_key], complaint))
     attempts.reopen_all(conn, [one.attempt for one in bad])  # they ended well, so it was said
     failed = settler.fail(bad)
-    _finish(conn, settler, good, found, staged, inputs)
+    _finish(conn, settler, good, staged, inputs)
+    settler.write()
     final = [row for row in good if staged[row.id].kind == OutputKind.FINAL]
     if final:
         _register(conn, task_id, final, staged, inputs, reserved, settler.now)
@@ -125,14 +127,13 @@ def _finish(
     conn: Connection,
     settler: Settler,
     good: Sequence[Any],
-    found: Mapping[str, Attempt],
     staged: Mapping[int, OutputRow],
     inputs: Mapping[int, Sequence[OutputRow]],
 ) -> None:
     moves = [
         Move(job_id=row.id, attempt=row.attempt, event=JobEvent.COMMITTED, to=JobState.DONE) for row in good
     ]
-    store.apply(conn, moves, settler.now)
+    settler.apply(moves)
     unmerged = [staged[row.id] for row in good if staged[row.id].kind == OutputKind.UNMERGED]
     outputs.move(conn, unmerged, OutputEvent.COMMITTED, settler.now)
     merged = [one for row in good for one in inputs.get(row.id, [])]

@@ -14,13 +14,15 @@ from gridcore.db.statements import insert_rows
 from gridcore.errors import Conflict, NotFound, UsageError
 from gridcore.tables import audit_log
 from prodsys import completion, jobmaking, placements, policies, requests, splitting, tasks
+from prodsys.jobs.machine import JobKind
 from prodsys.policies import Choice
 from prodsys.states import RequestEvent, RequestState, TaskEvent, TaskState
 from prodsys.tasks import Task
 from prodsys.workflow import Request
 
-#: The codes of a task that was declared complete, of those that got more units, and of one that was paused.
-FORCED, EXTENDED, TOPPED_UP, RESUMED = "FORCED", "EXTENDED", "TOPPED_UP", "RESUMED"
+#: The codes of a task that was declared complete, of those that got more units or input, and of one that was
+#: paused.
+FORCED, EXTENDED, TOPPED_UP, FED, RESUMED = "FORCED", "EXTENDED", "TOPPED_UP", "FED", "RESUMED"
 
 _OPEN = (RequestState.RUNNING, RequestState.PAUSED, RequestState.COMPLETED, RequestState.INCOMPLETE)
 
@@ -130,10 +132,16 @@ def _add_units(
 ) -> None:
     if one.state == TaskState.KILLED:
         raise Conflict(f"the task {one.name} was killed: it makes no more jobs")
-    jobs = splitting.count_event_jobs(more, one.step.events_per_job or 1)
-    splitting.check_job_count(one.next_index - 1 + jobs, cap)
+    to_make = (one.units_total or 0) - one.units_made + more  # those of earlier orders are not all made yet
+    jobs = splitting.count_event_jobs(to_make, one.step.events_per_job or 1)
+    splitting.check_job_count(jobs + _made(conn, one), cap)
     tasks.add_units(conn, one, more, due, now)
     _take_up(conn, one, code, {"units": more, "by": actor}, actor, now)
+
+
+def _made(conn: Connection, one: Task) -> int:
+    """Its jobs, without merges."""
+    return tasks.jobs_in([row for row in tasks.job_counts(conn, one.id) if row.kind == JobKind.PROCESS])
 
 
 def _take_up(
@@ -142,21 +150,39 @@ def _take_up(
     """Back to ACTIVE with all of its request that reads what it will write; the request runs again."""
     if one.request_id is not None:
         _reopen_request(conn, one.request_id, actor, now)
-    grown = {one.output_dataset_id}
-    mine = [] if one.request_id is None else tasks.of_request(conn, one.request_id)
-    for seen in [one, *(other for other in mine if other.id != one.id)]:
-        if seen.id != one.id and seen.input_dataset_id not in grown:
+    _reopen(conn, tasks.lock(conn, one.id), code, params, actor, now)
+    for reader in _readers(conn, one):
+        _reopen(conn, reader, code, params, actor, now)
+
+
+def feed(conn: Connection, one: Task, actor: str, now: datetime) -> None:
+    """Take up what has ended of a task's request and reads what the task will write once more; what was
+    declared complete stays so. The request's row and the task's are locked."""
+    for reader in _readers(conn, one):
+        if reader.code != FORCED:
+            _reopen(conn, reader, FED, {"by": actor, "task": one.name}, actor, now)
+
+
+def _readers(conn: Connection, one: Task) -> list[Task]:
+    """Those of a task's request that read its output or what is made of that, locked; no killed ones."""
+    grown, found = {one.output_dataset_id}, []
+    for seen in [] if one.request_id is None else tasks.of_request(conn, one.request_id):
+        if seen.id == one.id or seen.input_dataset_id not in grown:
             continue
         task = tasks.lock(conn, seen.id)
-        if task.state == TaskState.KILLED:
-            continue
-        grown.add(task.output_dataset_id)
-        if task.state not in (TaskState.ACTIVE, TaskState.PAUSED):
-            tasks.move(
-                conn, task, TaskEvent.EXTEND, TaskState.ACTIVE, now, actor=actor, code=code, params=params
-            )
-            bookkeeping.reopen_dataset(conn, task.output_dataset_id)
-        tasks.expect_more(conn, task)
+        if task.state != TaskState.KILLED:
+            grown.add(task.output_dataset_id)
+            found.append(task)
+    return found
+
+
+def _reopen(
+    conn: Connection, task: Task, code: str, params: Mapping[str, Any], actor: str, now: datetime
+) -> None:
+    if task.state not in (TaskState.ACTIVE, TaskState.PAUSED):
+        tasks.move(conn, task, TaskEvent.EXTEND, TaskState.ACTIVE, now, actor=actor, code=code, params=params)
+        bookkeeping.reopen_dataset(conn, task.output_dataset_id)
+    tasks.expect_more(conn, task)
 
 
 def _reopen_request(conn: Connection, request_id: int, actor: str, now: datetime) -> None:

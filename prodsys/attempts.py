@@ -19,8 +19,8 @@ from prodsys.tables import attempt, job
 if TYPE_CHECKING:
     from prodsys.queueport import Admission
 
-#: Longest error text kept.
-ERROR_MAX = 1000
+#: Longest error text kept, name of a host or batch job, nonce.
+ERROR_MAX, HOST_MAX, NONCE_MAX = 1000, 200, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +55,20 @@ _COLUMNS = (
     job.c.state,
     job.c.attempt.label("current_attempt"),
 )
+#: The condition of the index of jobs by endpoint, word for word.
+_LIVE = job.c.state.in_(
+    bindparam(
+        "live",
+        [JobState.LEASED, JobState.SUBMITTED, JobState.RUNNING],
+        type_=job.c.state.type,
+        expanding=True,
+        literal_execute=True,
+    )
+)
 HELD = (
     select(*_COLUMNS)
     .join(job, and_(job.c.id == attempt.c.job_id, job.c.attempt == attempt.c.attempt))
-    .where(job.c.endpoint_id == bindparam("at_endpoint"))
-    .where(job.c.state.in_([JobState.LEASED, JobState.SUBMITTED, JobState.RUNNING]))
+    .where(job.c.endpoint_id == bindparam("at_endpoint"), _LIVE)
     .order_by(job.c.id)
 )
 BY_KEY = (
@@ -85,8 +94,6 @@ OPEN = insert(attempt).from_select(
     .where(within(job.c.id))
     .order_by(job.c.id),
 )
-INTEND = update(attempt).where(_THIS).values(intent_at=bindparam("at"))
-RECORD = update(attempt).where(_THIS).values(batch_id=bindparam("batch"), submitted_at=bindparam("at"))
 REOPEN = update(attempt).where(_THIS).values(ended_at=None, error_class=None, error=None, penalty=0)
 FORGET = delete(attempt).where(_THIS, attempt.c.intent_at.is_(None))
 FAILURES = (
@@ -138,31 +145,53 @@ def _of_row(row: Any) -> Attempt:
     )
 
 
+def _plain(text: str | None, most: int) -> str | None:
+    """A worker's words as every database takes them: without NUL and halves of characters, not too long."""
+    if not text:
+        return None
+    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")[:most]
+
+
 def _this(one: Attempt) -> dict[str, Any]:
     return {"of_job": one.job_id, "number": one.attempt}
 
 
-def intend(conn: Connection, attempts: Iterable[Attempt], now: datetime) -> None:
+def intend(conn: Connection, found: Iterable[Attempt], now: datetime) -> None:
     """From now on the batch system may know them."""
-    run_many(conn, INTEND, [{**_this(one), "at": now} for one in attempts])
+    rows = sorted(found, key=_key)
+    _put(conn, rows, {"intent_at": [now] * len(rows)})
 
 
 def record(conn: Connection, pairs: Iterable[tuple[Attempt, str]], now: datetime) -> None:
     """Note the batch ids."""
-    run_many(conn, RECORD, [{**_this(one), "batch": batch_id, "at": now} for one, batch_id in pairs])
-
-
-def admit_all(conn: Connection, told: Sequence[tuple[Attempt, Admission]], now: datetime) -> None:
-    """The gate let workers start; those noted before stay as they are."""
-    rows = sorted(told, key=lambda pair: (pair[0].job_id, pair[0].attempt))
-    keys = {"job_id": [one.job_id for one, _ in rows], "attempt": [one.attempt for one, _ in rows]}
+    rows = sorted(pairs, key=lambda pair: _key(pair[0]))
     put: dict[str, Sequence[Any]] = {
-        "nonce": [said.nonce for _, said in rows],
-        "host": [said.host for _, said in rows],
-        "batch_id": [said.batch_id or one.batch_id for one, said in rows],
+        "batch_id": [batch_id for _, batch_id in rows],
+        "submitted_at": [now] * len(rows),
+    }
+    _put(conn, [one for one, _ in rows], put)
+
+
+def _key(one: Attempt) -> tuple[int, int]:
+    return one.job_id, one.attempt
+
+
+def _put(conn: Connection, rows: Sequence[Attempt], put: Mapping[str, Sequence[Any]], only: str = "") -> None:
+    """Write columns of attempts given in the order of their keys; `only` where that column is NULL."""
+    keys = {"job_id": [one.job_id for one in rows], "attempt": [one.attempt for one in rows]}
+    bulk.change_columns(conn, attempt, keys, put=put, only=only)
+
+
+def admit_all(conn: Connection, told: Iterable[tuple[Attempt, Admission]], now: datetime) -> None:
+    """The gate let workers start; those noted before stay as they are."""
+    rows = sorted(told, key=lambda pair: _key(pair[0]))
+    put: dict[str, Sequence[Any]] = {
+        "nonce": [_plain(said.nonce, NONCE_MAX) for _, said in rows],
+        "host": [_plain(said.host, HOST_MAX) for _, said in rows],
+        "batch_id": [_plain(said.batch_id, HOST_MAX) or one.batch_id for one, said in rows],
         "admitted_at": [now] * len(rows),
     }
-    bulk.change_columns(conn, attempt, keys, put=put, only="admitted_at")
+    _put(conn, [one for one, _ in rows], put, only="admitted_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,24 +207,20 @@ class Ending:
     report: Mapping[str, Any] | None = None
 
 
-def close_all(conn: Connection, ended: Sequence[tuple[Attempt, Ending]], now: datetime) -> None:
+def close_all(conn: Connection, ended: Iterable[tuple[Attempt, Ending]], now: datetime) -> None:
     """Write the ends of attempts that have not ended."""
-    rows = sorted(ended, key=lambda pair: (pair[0].job_id, pair[0].attempt))
-    keys = {
-        "job_id": [one.job_id for one, _ in rows],
-        "attempt": [one.attempt for one, _ in rows],
-    }
+    rows = sorted(ended, key=lambda pair: _key(pair[0]))
     put: dict[str, Sequence[Any]] = {
         "ended_at": [now] * len(rows),
         "exit_code": [ending.exit_code for _, ending in rows],
         "error_class": [ending.error_class for _, ending in rows],
-        "error": [(ending.error or "")[:ERROR_MAX] or None for _, ending in rows],
+        "error": [_plain(ending.error, ERROR_MAX) for _, ending in rows],
         "penalty": [int(ending.penalty) for _, ending in rows],
         "wall_s": [ending.wall_s for _, ending in rows],
         "cpu_s": [ending.cpu_s for _, ending in rows],
         "report": [ending.report for _, ending in rows],
     }
-    bulk.change_columns(conn, attempt, keys, put=put, only="ended_at")
+    _put(conn, [one for one, _ in rows], put, only="ended_at")
 
 
 def reopen_all(conn: Connection, lost: Iterable[Attempt]) -> None:

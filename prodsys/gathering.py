@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from gridcore.db import Database, dbnow
 from prodsys import attempts, taskqueue
 from prodsys.jobs.store import Head
+from prodsys.outlook import Memory
 
 #: The longest that a first asker waits for others, in seconds.
 WINDOW_S = 0.01
@@ -47,6 +48,7 @@ class Gatherer:
         self._instance = instance
         self._agent = agent
         self._window_s = window_s
+        self._memory = Memory()
         self._guard = threading.Lock()
         self._claiming = threading.Lock()
         self._batch = _Batch()
@@ -99,7 +101,7 @@ class Gatherer:
         return {endpoint_id: iter(heads) for endpoint_id, heads in found.items()}
 
     def _open(self, conn: Connection, endpoint_id: int, site_id: int, n: int, now: datetime) -> list[Head]:
-        heads = taskqueue.claim(conn, endpoint_id, site_id, n, now)
+        heads = taskqueue.claim(conn, endpoint_id, site_id, n, now, self._memory)
         ids = [head.id for head in heads]
         attempts.open_all(conn, ids, self._instance, endpoint_id, self._agent, now)
         return heads

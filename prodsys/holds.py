@@ -3,7 +3,7 @@ class of its share and sites, ranked by its priority. Each call goes through one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from prodsys.classes import ClassSpec
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import POINT, Move, rank_of
-from prodsys.tables import job, job_class
+from prodsys.tables import job, job_class, queue
 from prodsys.tasks import Task
 
 #: What a job held by its request's pause says, and what its history says where it changed its class.
@@ -48,6 +48,9 @@ HELD_BY_PAUSE = (
     _SHORT.where(_OF_TASK, _TROUBLE, _is(JobState.HELD))
     .where(job.c.hold_kind == "policy", job.c.code == PAUSED)
     .limit(bindparam("n", type_=Integer))
+)
+STILL_HELD = _SHORT.where(job.c.id.in_(bindparam("ids", expanding=True))).where(
+    job.c.state == JobState.HELD, job.c.hold_kind == "policy", job.c.code == PAUSED
 )
 UNFINISHED = (
     _SHORT.where(_OF_TASK, job.c.idx >= bindparam("from_index"))
@@ -81,13 +84,21 @@ def hold(conn: Connection, task: Task, limit: int, now: datetime) -> int:
     return len(store.apply(conn, moves, now))
 
 
-def release(conn: Connection, task: Task, limit: int, now: datetime) -> int:
-    """Return at most so many of the jobs held by a pause, and no others, to the queue; how many."""
+def release(
+    conn: Connection, job_ids: Iterable[int], now: datetime, into: Callable[[list[Move]], list[Move]]
+) -> int:
+    """Return those of these jobs that a pause holds, and no others, to the queue; how many. `into` says which
+    of the moves lead into another class."""
     moves = [
         Move(job_id=row.id, attempt=row.attempt, event=JobEvent.RELEASE, to=JobState.READY)
-        for row in _some(conn, HELD_BY_PAUSE, task, limit)
+        for row in select_in(conn, STILL_HELD, job_ids)
     ]
-    return len(store.apply(conn, moves, now))
+    return len(store.apply(conn, into(moves), now))
+
+
+def waiting(conn: Connection, task_id: int, limit: int) -> list[int]:
+    """Keys of at most so many jobs held by a pause."""
+    return [row.id for row in conn.execute(HELD_BY_PAUSE, {"of_task": task_id, "n": limit})]
 
 
 def held(conn: Connection, task_id: int) -> bool:
@@ -122,6 +133,7 @@ def reclass(
     """
     rows = select_in(conn, ROWS, job_ids)
     wanted = _wanted(conn, iter(class_ids), task, rows)
+    lock_rows(conn, queue, [store.QUEUE])
     lock_rows(conn, job, job_ids)
     rows = [row for row in select_in(conn, ROWS, job_ids) if wanted.get((row.class_id, row.kind))]
     moves, quiet = [], []
@@ -152,20 +164,23 @@ def _wanted(
     known = {row.id: row for row in select_in(conn, CLASSES, {row.class_id for row in rows})}
     found = {}
     for class_id, kind in sorted({(row.class_id, row.kind) for row in rows}):
-        spec = _spec(task, kind, known[class_id])
+        spec = spec_of(task, kind, known[class_id])
         if spec.fingerprint != known[class_id].fingerprint:
             found[class_id, kind] = classes.put(conn, next(class_ids), spec)
     return found
 
 
-def _spec(task: Task, kind: JobKind, row: Any) -> ClassSpec:
-    """A class as it is, but with the task's share and sites."""
+def spec_of(task: Task, kind: JobKind, row: Any) -> ClassSpec:
+    """A class as it is, but with the task's share and sites. Sites that its jobs stay away from count again
+    where there would be no other."""
     needs = classes.requirements_of([row], {})[row.id]
-    sites = jobmaking.requirements(task, kind).sites
+    now = jobmaking.requirements(task, kind)
+    nowhere = now.sites is not None and now.sites <= needs.sites_excluded
+    excluded = now.sites_excluded if nowhere else needs.sites_excluded
     return ClassSpec(
         task_type=row.task_type,
         leaf_id=task.leaf_id,
-        requirements=replace(needs, input_ses=None, sites=sites),
+        requirements=replace(needs, input_ses=None, sites=now.sites, sites_excluded=excluded),
         input_block_id=row.input_block_id,
         input_se=row.requirements.get("input_se"),
     )

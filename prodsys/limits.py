@@ -68,10 +68,20 @@ class Room:
         self.jobs += 1
         self.cores += cores
 
+    def give(self, cores: int) -> None:
+        """One job less runs."""
+        self.jobs -= 1
+        self.cores -= cores
+
+
+def at(conn: Connection, site_id: int) -> list[Room]:
+    """The limits that hold at a site, as if nothing ran."""
+    return [_room(row) for row in conn.execute(AT_SITE, {"at_site": site_id})]
+
 
 def rooms(conn: Connection, site_id: int) -> list[Room]:
     """What the limits that hold at a site still allow."""
-    return _filled([_room(row) for row in conn.execute(AT_SITE, {"at_site": site_id})], conn)
+    return filled(conn, at(conn, site_id))
 
 
 def _room(row: Any) -> Room:
@@ -85,7 +95,8 @@ def _room(row: Any) -> Room:
     )
 
 
-def _filled(found: Sequence[Room], conn: Connection) -> list[Room]:
+def filled(conn: Connection, found: Sequence[Room]) -> list[Room]:
+    """The limits with what runs now counted in."""
     if not found:
         return []
     for use in conn.execute(USES):
@@ -126,7 +137,7 @@ class Standing:
 def standing(conn: Connection, site_id: int | None = None) -> list[Standing]:
     """All limits by name, or those that hold at a site, with what counts against them."""
     rows = [row for row in conn.execute(ALL) if site_id is None or row.site_id in (None, site_id)]
-    filled = _filled([_room(row) for row in rows], conn)
+    found = filled(conn, [_room(row) for row in rows])
     return [
         Standing(
             name=room.name,
@@ -138,5 +149,5 @@ def standing(conn: Connection, site_id: int | None = None) -> list[Standing]:
             cores=room.cores,
             max_cores=room.max_cores,
         )
-        for row, room in zip(rows, filled, strict=True)
+        for row, room in zip(rows, found, strict=True)
     ]

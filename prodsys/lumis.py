@@ -169,13 +169,13 @@ def _length(ranges: Any) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise UsageError(
-            f"run {twice[:20]} is in the lumi mask twice", hint="write all its ranges in one list"
-        )
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(
+                f"run {name[:20]} is in the lumi mask twice", hint="write all its ranges in one list"
+            )
+        found[name] = value
     return found
 
 

@@ -16,7 +16,7 @@ from catalogs import bookkeeping
 from gridcore.db.idlists import within
 from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.tables import audit_log
-from prodsys import outputs, requests, tasks
+from prodsys import amendments, outputs, requests, tasks
 from prodsys.attempts import ERROR_MAX
 from prodsys.jobs import store
 from prodsys.jobs.machine import JOB, JobEvent, JobKind, JobState
@@ -24,7 +24,7 @@ from prodsys.jobs.store import Move
 from prodsys.orders import Order, OrderVerb
 from prodsys.retries import ErrorClass
 from prodsys.settlement import Settler
-from prodsys.states import OutputEvent, OutputState, TaskEvent, TaskState
+from prodsys.states import REQUEST, OutputEvent, OutputState, RequestState, TaskEvent, TaskState
 from prodsys.tables import attempt, job, queue, request
 from prodsys.tasks import Task
 
@@ -54,6 +54,8 @@ HOLDS = (
     .order_by(job.c.id)
 )
 
+#: Says which of the moves that release jobs lead into another class.
+Into = Callable[[Connection, Sequence[Move]], Sequence[Move]]
 #: Reads jobs again within the transaction: those of the rows that the order still means, as they are now.
 Again = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
@@ -73,18 +75,35 @@ def closed_to(verb: OrderVerb) -> frozenset[TaskState]:
     return frozenset([TaskState.KILLED, *([TaskState.COMPLETED] if verb == OrderVerb.RETRY else [])])
 
 
+def refuses(verb: OrderVerb, state: TaskState, request_state: RequestState | None) -> bool:
+    """Whether an order may touch no job of such a task: nothing is tried again for a closed request. Pure."""
+    return state in closed_to(verb) or (verb == OrderVerb.RETRY and request_state in REQUEST.final)
+
+
 # --- jobs: a chunk of an order, all of one task; its rows are (id, kind, state, attempt) --------------------
 
 
-def carry_out(settler: Settler, order: Order, task_id: int, rows: Sequence[Any], again: Again) -> list[int]:
+def unchanged(_conn: Connection, moves: Sequence[Move]) -> Sequence[Move]:
+    """Every job stays in its class."""
+    return moves
+
+
+def carry_out(
+    settler: Settler,
+    order: Order,
+    task_id: int,
+    rows: Sequence[Any],
+    again: Again,
+    into: Into = unchanged,
+) -> list[int]:
     """Do to these jobs what was ordered, where it still fits; the keys of those changed."""
     if order.verb == OrderVerb.PRIORITY:
         return shift_jobs(settler.conn, rows, order.by or 0, again)
     reopens = order.verb == OrderVerb.RETRY or any(row.kind == JobKind.MERGE for row in rows)
     task = _locked(settler.conn, task_id) if reopens else None
-    if order.verb == OrderVerb.RETRY and (task is None or task.state in closed_to(order.verb)):
+    if task is not None and refuses(order.verb, task.state, _request_state(settler.conn, task)):
         return []
-    moved = _move(settler, order, rows, again)
+    moved = _move(settler, order, rows, again, into)
     if order.verb == OrderVerb.KILL:
         _end(settler, order, moved)
     if task is not None and moved and (order.verb == OrderVerb.RETRY or _release_inputs(settler, moved)):
@@ -99,20 +118,24 @@ def _locked(conn: Connection, task_id: int) -> Task:
     return tasks.lock(conn, task_id)
 
 
-def _move(settler: Settler, order: Order, rows: Sequence[Any], again: Again) -> list[Any]:
+def _request_state(conn: Connection, task: Task) -> RequestState | None:
+    return None if task.request_id is None else requests.row_of(conn, task.request_id).state
+
+
+def _move(settler: Settler, order: Order, rows: Sequence[Any], again: Again, into: Into) -> list[Any]:
     """The rows moved. What another hand moved meanwhile is read again and moved if it is still meant."""
     conn = settler.conn
     if order.verb == OrderVerb.KILL and any(row.state != JobState.READY for row in rows):
         lock_rows(conn, job, [row.id for row in rows])
         rows = again(conn, rows)
-    moved = _apply(settler, order, rows)
+    moved = _apply(settler, order, rows, into)
     left = {row.id for row in rows} - {row.id for row in moved}
     if left:
-        moved += _apply(settler, order, again(conn, [row for row in rows if row.id in left]))
+        moved += _apply(settler, order, again(conn, [row for row in rows if row.id in left]), into)
     return moved
 
 
-def _apply(settler: Settler, order: Order, rows: Sequence[Any]) -> list[Any]:
+def _apply(settler: Settler, order: Order, rows: Sequence[Any], into: Into) -> list[Any]:
     event, to = MOVES[order.verb]
     params = {"by": order.actor, "operation": order.id}
     due_at = settler.now if order.verb == OrderVerb.RETRY else None
@@ -130,6 +153,8 @@ def _apply(settler: Settler, order: Order, rows: Sequence[Any]) -> list[Any]:
         )
         for row in rows
     ]
+    if order.verb == OrderVerb.RELEASE:
+        moves = list(into(settler.conn, moves))
     by_id = {row.id: row for row in rows}
     return [by_id[move.job_id] for move in store.apply(settler.conn, moves, settler.now)]
 
@@ -161,7 +186,9 @@ def shift_jobs(conn: Connection, rows: Sequence[Any], points: int, again: Again)
     return ids
 
 
-def take_back(settler: Settler, undo: Order, order: Order, ids: Iterable[int]) -> list[int]:
+def take_back(
+    settler: Settler, undo: Order, order: Order, ids: Iterable[int], into: Into = unchanged
+) -> list[int]:
     """Undo what an order did to these jobs; the keys of those put back.
 
     A hold is taken back where the job is held by that very order; priority where the job still waits: the
@@ -187,7 +214,7 @@ def take_back(settler: Settler, undo: Order, order: Order, ids: Iterable[int]) -
         )
         for row in held
     ]
-    return [move.job_id for move in store.apply(conn, moves, settler.now)]
+    return [move.job_id for move in store.apply(conn, into(conn, moves), settler.now)]
 
 
 def _held_by(row: Any) -> int | None:
@@ -212,24 +239,34 @@ def close_task(conn: Connection, task_id: int) -> None:
 
 def retry_task(conn: Connection, task_id: int, actor: str, now: datetime) -> bool:
     """Take up a task whose input has grown since it ended; False where it had not ended so."""
-    return _reopen(conn, tasks.lock(conn, task_id), actor, now)
+    return _reopen(conn, _locked(conn, task_id), actor, now)
 
 
 def abort_request(conn: Connection, request_id: int, actor: str, now: datetime) -> None:
-    """End a request. Its tasks are left to the caller. Raises InvalidTransition."""
+    """End a request: none of its tasks makes a job any more. Their jobs are left to the caller.
+
+    Raises InvalidTransition.
+    """
     if requests.abort(conn, request_id, actor=actor, now=now):
         audit(conn, actor, "request abort", f"request {request_id}", now)
+        for one in tasks.of_request(conn, request_id):
+            if one.state != TaskState.COMPLETED:
+                kill_task(conn, one.id, actor, now)
 
 
 def _reopen(conn: Connection, task: Task, actor: str, now: datetime) -> bool:
-    """Back to ACTIVE, its dataset open for new blocks, its request running."""
+    """Back to ACTIVE, its dataset open for new blocks, its request running, what reads it taken up too; not
+    for a closed request."""
     if task.state not in (TaskState.CLOSING, TaskState.INCOMPLETE):
+        return False
+    if _request_state(conn, task) in REQUEST.final:
         return False
     tasks.move(conn, task, TaskEvent.RETRY, TaskState.ACTIVE, now, actor=actor)
     bookkeeping.reopen_dataset(conn, task.output_dataset_id)
     tasks.expect_more(conn, task)
     if task.request_id is not None:
         requests.resume(conn, task.request_id, actor=actor, now=now)
+    amendments.feed(conn, task, actor, now)
     audit(conn, actor, "task retry", f"task {task.name}", now)
     return True
 

@@ -12,14 +12,17 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, func, select, update
+from sqlalchemy import Connection, Integer, bindparam, delete, func, select, update
 
+from gridcore.db.idlists import within
 from gridcore.db.statements import insert_rows
 from gridcore.errors import Busy, NotFound
 from prodsys.tables import operation, operation_part
 
 #: How long an order can be undone.
 UNDO_WINDOW = timedelta(hours=24)
+#: How long an order is kept after its last chunk; who gave it stays in the audit log.
+KEPT = timedelta(days=90)
 #: Indices of one task within the cursor.
 TASK_SPAN = 2**31
 
@@ -106,6 +109,14 @@ NEXT_PART = (
     .order_by(operation_part.c.part)
     .limit(1)
 )
+STALE = (
+    select(operation.c.id)
+    .where(operation.c.updated_at < bindparam("before", type_=operation.c.updated_at.type))
+    .order_by(operation.c.id)
+    .limit(bindparam("n", type_=Integer))
+)
+FORGET_PARTS = delete(operation_part).where(within(operation_part.c.operation_id))
+FORGET = delete(operation).where(within(operation.c.id))
 
 
 def start(conn: Connection, new: Order) -> None:
@@ -206,3 +217,12 @@ def next_part(conn: Connection, order_id: int, after: int) -> tuple[int, list[in
     """(part, keys of the jobs it changed) behind that part; None at the end."""
     row = conn.execute(NEXT_PART, {"order_id": order_id, "after": after}).one_or_none()
     return None if row is None else (row.part, row.jobs)
+
+
+def prune(conn: Connection, before: datetime, limit: int) -> int:
+    """Remove at most so many orders that nobody carried on since that moment, with their parts; how many."""
+    stale = list(conn.execute(STALE, {"before": before, "n": limit}).scalars())
+    if not stale:
+        return 0
+    conn.execute(FORGET_PARTS, {"ids": stale})
+    return conn.execute(FORGET, {"ids": stale}).rowcount

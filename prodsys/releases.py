@@ -13,7 +13,6 @@ from sqlalchemy import Connection, bindparam, select
 
 from prodsys import attempts, outputs
 from prodsys.attempts import Attempt, Ending
-from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Move
 from prodsys.outputs import OutputRow
@@ -52,7 +51,7 @@ def end(settler: Settler, one: Attempt, inputs: Sequence[OutputRow], complaint: 
         code=MERGE_DIFFERS,
         params={"error": complaint[:300], "releases": before + again},
     )
-    if not store.apply(conn, [move], now):
+    if not settler.apply([move]):
         return False
     attempts.reopen_all(conn, [one])  # it ended well, so it was said: now it has failed
     ending = Ending(error_class=ErrorClass.BAD_REPORT, error=complaint, penalty=True)

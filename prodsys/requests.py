@@ -202,14 +202,20 @@ def approve(
     policy: BlockPolicy,
     now: datetime,
     assigned: Collection[str] = (),
+    seen: str | None = None,
 ) -> list[str]:
     """Turn a request into tasks, datasets and deliveries, and start it; the tasks' names.
 
     `policy` fills what steps leave out of their blocks. The policies of the installation decide where its
     jobs run; `assigned` sites override them. Approving once more changes nothing. Raises UsageError where a
-    step could run nowhere.
+    step could run nowhere, Conflict where the document is not the one of digest `seen` any more.
     """
     row = lock(conn, request_id)
+    if seen is not None and row.digest != seen:
+        raise Conflict(
+            f"request {request_id} was changed just now: it is not what was looked at",
+            hint=f"look again: tierflow request show {request_id}",
+        )
     if row.state in (RequestState.RUNNING, RequestState.PAUSED):
         return [task.name for task in tasks.of_request(conn, request_id)]
     row = move(conn, row, RequestEvent.APPROVE, RequestState.APPROVED, now, actor)

@@ -1,7 +1,8 @@
 """Retargets: what a job that is due again asks for and where it may go, by what became of its attempts.
 
-A job goes back to the queue in another class where the retry table says *bigger* or *elsewhere*. Exclusions
-are the job's newest failures, and never the last site that would have it: such a job would wait for ever.
+A job goes back to the queue in another class where the retry table says *bigger* or *elsewhere*, and where
+its task's share or sites have changed since. Exclusions are the job's newest failures, and never the last
+site that would have it: such a job would wait for ever.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from sqlalchemy import BindParameter, Connection, Integer, bindparam, select
 
 from catalogs.tables import block_replica, site
 from gridcore.db.statements import lock_rows, select_in
-from prodsys import classes
+from prodsys import classes, holds, tasks
 from prodsys.brokerage import Requirements, SiteFacts, judge
 from prodsys.classes import ClassSpec
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
 from prodsys.retries import ErrorClass, Reason, RetryRule
-from prodsys.tables import attempt, endpoint, job, job_class, queue, task_count
+from prodsys.tables import attempt, endpoint, job, job_class, job_history, queue, task_count
 
 #: Sites a job stays away from at most; each set of them is a class of its own.
 AWAY_MAX = 3
@@ -113,7 +114,13 @@ def difference(old: Requirements, new: Requirements) -> dict[str, Any]:
 # --- rows ------------------------------------------------------------------------------------------------
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
-CLASS_OF = select(job.c.id, job.c.class_id).where(job.c.id.in_(_IDS))
+CLASS_OF = select(job.c.id, job.c.class_id, job.c.task_id, job.c.kind).where(job.c.id.in_(_IDS))
+#: From where held jobs came, the last time last.
+HELD_FROM = (
+    select(job_history.c.job_id, job_history.c.frm)
+    .where(job_history.c.job_id.in_(_IDS), job_history.c.dst == JobState.HELD)
+    .order_by(job_history.c.seq)
+)
 CLASSES = select(job_class).where(job_class.c.id.in_(_IDS))
 FAILURES = (
     select(attempt.c.job_id, attempt.c.error_class, site.c.name)
@@ -166,7 +173,7 @@ class _Change:
 class Plan:
     """Moves that return jobs to the queue or hold them for their input; some change the class."""
 
-    moves: list[Move] = field(default_factory=list)
+    moves: Sequence[Move] = ()
     changes: dict[int, _Change] = field(default_factory=dict)
 
     @property
@@ -191,10 +198,18 @@ def plan(
     due = store.due(conn, now, limit)
     binds = {"before": now - pause, "n": limit}
     back = [_released(row) for row in conn.execute(INPUT_IS_BACK, binds)]
-    if not due:
-        return Plan(moves=back)
     moves, changes = _decided(conn, due, rules, frozenset(banned))
-    return Plan(moves=moves + back, changes=changes)
+    again = releases(conn, rules, [move.job_id for move in back], banned)
+    return Plan(moves=moves + back, changes={**changes, **again.changes})
+
+
+def releases(conn: Connection, rules: Rules, job_ids: Collection[int], banned: Collection[str] = ()) -> Plan:
+    """A plan without moves for held jobs that are to be released: those that failed and were held before they
+    were tried again change their class now. From a snapshot."""
+    came_from = dict(tuple(row) for row in select_in(conn, HELD_FROM, job_ids))
+    failed = [key for key, frm in came_from.items() if frm != JobState.READY]
+    moves = [Move(job_id=key, attempt=0, event=JobEvent.RELEASE, to=JobState.READY) for key in failed]
+    return Plan(changes=_decided(conn, moves, rules, frozenset(banned))[1])
 
 
 def _released(row: Any) -> Move:
@@ -204,27 +219,32 @@ def _released(row: Any) -> Move:
 def _decided(
     conn: Connection, due: Sequence[Move], rules: Rules, banned: frozenset[str]
 ) -> tuple[list[Move], dict[int, _Change]]:
+    if not due:
+        return [], {}
     ids = [move.job_id for move in due]
-    class_of = {row.id: row.class_id for row in select_in(conn, CLASS_OF, ids)}
-    rows = {row.id: row for row in select_in(conn, CLASSES, class_of.values())}
+    jobs = {row.id: row for row in select_in(conn, CLASS_OF, ids)}
+    rows = {row.id: row for row in select_in(conn, CLASSES, {one.class_id for one in jobs.values()})}
     needs = classes.requirements_of(list(rows.values()), _complete_at(conn, rows.values()))
+    owners = tasks.by_ids(conn, {one.task_id for one in jobs.values()})
     offers = [one for here in classes.site_facts(conn).values() for one in here.values()]
     failures = _failures(conn, ids)
     moves: list[Move] = []
     changes: dict[int, _Change] = {}
-    known: dict[tuple[int, tuple[Failure, ...]], Requirements] = {}
+    known: dict[tuple[Requirements, tuple[Failure, ...]], Requirements] = {}
     for move in due:
-        seen, failed = class_of[move.job_id], tuple(failures[move.job_id])
+        mine = jobs[move.job_id]
+        seen, failed = mine.class_id, tuple(failures[move.job_id])
         if needs[seen].input_ses == frozenset():
             moves.append(_held(move))
             continue
         moves.append(move)
-        if (seen, failed) not in known:
-            known[seen, failed] = retarget(needs[seen], failed, rules, offers, banned)
-        new = known[seen, failed]
-        if new != needs[seen]:
-            spec = _spec(rows[seen], new)
-            changes[move.job_id] = _Change(seen, spec, difference(needs[seen], new))
+        spec = holds.spec_of(owners[mine.task_id], mine.kind, rows[seen])
+        asked = replace(spec.requirements, input_ses=needs[seen].input_ses)
+        if (asked, failed) not in known:
+            known[asked, failed] = retarget(asked, failed, rules, offers, banned)
+        new = replace(spec, requirements=known[asked, failed])
+        if (new.leaf_id, new.requirements) != (rows[seen].leaf_id, needs[seen]):
+            changes[move.job_id] = _Change(seen, new, difference(needs[seen], new.requirements))
     return moves, changes
 
 
@@ -249,23 +269,18 @@ def _held(move: Move) -> Move:
     )
 
 
-def _spec(row: Any, needs: Requirements) -> ClassSpec:
-    return ClassSpec(
-        task_type=row.task_type,
-        leaf_id=row.leaf_id,
-        requirements=needs,
-        input_block_id=row.input_block_id,
-        input_se=row.requirements.get("input_se"),
-    )
-
-
 def carry_out(conn: Connection, planned: Plan, class_ids: Iterable[int], now: datetime) -> list[Move]:
-    """Make the planned moves, with fresh class keys; the moves made.
+    """Make the planned moves, with fresh class keys; the moves made."""
+    return store.apply(conn, into(conn, planned, class_ids, planned.moves), now)
+
+
+def into(conn: Connection, planned: Plan, class_ids: Iterable[int], moves: Sequence[Move]) -> list[Move]:
+    """The moves, those with a planned change into another class; the queue and the jobs are locked.
 
     A job whose class somebody else changed since keeps that one.
     """
     lock_rows(conn, queue, [store.QUEUE])
-    lock_rows(conn, job, [move.job_id for move in planned.moves])
+    lock_rows(conn, job, [move.job_id for move in moves])
     now_in = {row.id: row.class_id for row in select_in(conn, CLASS_OF, planned.changes)}
     current = {key: one for key, one in planned.changes.items() if now_in.get(key) == one.seen}
     spare, made = iter(class_ids), dict[str, int]()
@@ -273,16 +288,13 @@ def carry_out(conn: Connection, planned: Plan, class_ids: Iterable[int], now: da
         name = one.spec.fingerprint
         if name not in made:
             made[name] = classes.put(conn, next(spare), one.spec)
-    moves = [_into(move, current.get(move.job_id), made) for move in planned.moves]
-    return store.apply(conn, moves, now)
+    return [_into(move, current.get(move.job_id), made) for move in moves]
 
 
 def _into(move: Move, change: _Change | None, made: Mapping[str, int]) -> Move:
     if change is None:
         return move
-    return replace(
-        move,
-        class_id=made[change.spec.fingerprint],
-        code=Reason.RETARGETED.value,
-        params=change.reason,
-    )
+    class_id = made[change.spec.fingerprint]
+    if not any(change.reason.values()):  # it is only that its task has another share or other sites
+        return replace(move, class_id=class_id)
+    return replace(move, class_id=class_id, code=Reason.RETARGETED.value, params=change.reason)

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy import true as always
 
 from catalogs.tables import site
+from gridcore.db import globs
 from gridcore.db.idlists import within
 from prodsys.jobs.machine import ACTIVE, JobState
 from prodsys.jobs.store import POINT
@@ -55,6 +56,8 @@ POINTS_MAX = 10**9
 COUNTED = frozenset(["task", "request", "request_name", "group", "user", "state", "kind"])
 _OF_TASK = frozenset(["task", "request", "request_name", "group", "user", "priority"])
 
+_LAST_ENDPOINT, _LAST_SITE = endpoint.alias("last_endpoint"), site.alias("last_site")
+
 #: Points as microseconds of rank, rounded at half a point: ranks differ by the index within a task.
 _POINTS = type_coerce(task.c.created_at, BigInteger) + job.c.idx - job.c.rank
 _COLUMNS: dict[str, ColumnElement[Any]] = {
@@ -68,13 +71,14 @@ _COLUMNS: dict[str, ColumnElement[Any]] = {
     "kind": job.c.kind,
     "type": job_class.c.task_type,
     "site": site.c.name,
+    "last_site": _LAST_SITE.c.name,
     "attempt": type_coerce(job.c.attempt, BigInteger),
     "class": job.c.class_id,
     "code": job.c.code,
     "error": attempt.c.error_class,
     "held": job.c.hold_kind,
 }
-_MAY_LACK = frozenset(["request", "request_name", "site", "code", "error", "held"])
+_MAY_LACK = frozenset(["request", "request_name", "site", "last_site", "code", "error", "held"])
 
 COUNTERS = (
     select(
@@ -103,7 +107,12 @@ BUSY = (
 )
 LAST_ID = select(func.max(job.c.id))
 TASKS = (
-    select(task.c.id, task.c.name, task.c.requester, task.c.acct_group, task.c.state, task.c.next_index)
+    select(
+        *(task.c.id, task.c.name, task.c.requester, task.c.acct_group, task.c.state, task.c.next_index),
+        task.c.request_id,
+        request.c.state.label("request_state"),
+    )
+    .outerjoin_from(task, request, request.c.id == task.c.request_id)
     .where(within(task.c.id))
     .order_by(task.c.id)
 )
@@ -155,14 +164,8 @@ def _either(one: Compare, parts: Sequence[ColumnElement[bool]]) -> ColumnElement
 
 def _equal(column: ColumnElement[Any], value: Any) -> ColumnElement[bool]:
     if isinstance(value, Glob):
-        return column.regexp_match(_regex(value.pattern))
+        return globs.like(column, value.pattern)
     return column.__eq__(value)
-
-
-def _regex(pattern: str) -> str:
-    """The glob as the three databases' regular expressions agree on it."""
-    wild = {"*": ".*", "?": ".", ".": "[.]", "+": "[+]"}
-    return f"^{''.join(wild.get(char, char) for char in pattern)}$"
 
 
 _OPERATORS: Mapping[Op, Callable[[ColumnElement[Any], Any], ColumnElement[bool]]] = {
@@ -213,9 +216,12 @@ def source(fields: Iterable[str], *, with_site: bool = False) -> FromClause:
     if "site" in asked:
         found = found.outerjoin(endpoint, endpoint.c.id == job.c.endpoint_id)
         found = found.outerjoin(site, site.c.id == endpoint.c.site_id)
-    if "error" in asked:
+    if asked & {"error", "last_site"}:
         of_last = and_(attempt.c.job_id == job.c.id, attempt.c.attempt == job.c.attempt)
         found = found.outerjoin(attempt, of_last)
+    if "last_site" in asked:
+        found = found.outerjoin(_LAST_ENDPOINT, _LAST_ENDPOINT.c.id == attempt.c.endpoint_id)
+        found = found.outerjoin(_LAST_SITE, _LAST_SITE.c.id == _LAST_ENDPOINT.c.site_id)
     return found
 
 
@@ -342,7 +348,7 @@ def last_id(conn: Connection) -> int:
 
 
 def tasks_of(conn: Connection, task_ids: Iterable[int]) -> list[Any]:
-    """(id, name, requester, acct_group, state, next_index) of tasks, by key."""
+    """(id, name, requester, acct_group, state, next_index, request_id, request_state) of tasks, by key."""
     return list(conn.execute(TASKS, {"ids": sorted(set(task_ids))}))
 
 

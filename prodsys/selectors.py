@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import translate
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from prodsys.jobs.machine import JobKind, JobState
@@ -49,7 +49,8 @@ FIELDS: Mapping[str, Field] = {
     "state": Field(WORD, "where it is", tuple(state.value for state in JobState)),
     "kind": Field(WORD, "process or merge", tuple(kind.value for kind in JobKind)),
     "type": Field(NAME, "its task type"),
-    "site": Field(NAME, "where it runs, once it is leased"),
+    "site": Field(NAME, "where it runs, from its lease to its end"),
+    "last_site": Field(NAME, "where its last attempt ran or runs"),
     "attempt": Field(NUMBER, "its last attempt, 0 before the first"),
     "priority": Field(NUMBER, "its points, those given by hand included"),
     "class": Field(NUMBER, "its job class"),
@@ -217,6 +218,6 @@ def _equals(has: Any, value: Value) -> bool:
     return bool(has == value)
 
 
-@cache
+@lru_cache(maxsize=1000)
 def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(pattern))

@@ -5,6 +5,7 @@ All news of one kind is settled together, by a handful of statements.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from prodsys.attempts import Attempt, Ending
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
+from prodsys.jobs.tally import Tally
 from prodsys.outcomes import OK, Outcome
 from prodsys.outputs import OutputRow
 from prodsys.queueport import Admission
@@ -53,7 +55,10 @@ class Failure:
 
 
 class Settler:
-    """One transaction's settlements. `scale` shrinks the retry table's delays; `wish_ids` are fresh keys."""
+    """One transaction's settlements. `scale` shrinks the retry table's delays; `wish_ids` are fresh keys.
+
+    What they add up to is written by `write`, once: counters are locked after the last job.
+    """
 
     def __init__(
         self,
@@ -68,21 +73,31 @@ class Settler:
         self.rules = rules
         self.scale = scale
         self._wish_ids = iter(wish_ids)
+        self._tally = Tally()
+        self._outcomes: list[Outcome] = []
+
+    def apply(self, moves: Sequence[Move]) -> list[Move]:
+        """Make moves of jobs, as `store.apply` does, but for the counters."""
+        return store.apply(self.conn, moves, self.now, self._tally)
+
+    def write(self) -> None:
+        """Write the counters: the last thing to be done."""
+        self._tally.write(self.conn)
+        outcomes.record(self.conn, self._outcomes, self.now)
+        self._tally, self._outcomes = Tally(), []
 
     def admit(self, pairs: Sequence[tuple[Attempt, Admission]]) -> int:
         """The gate admitted workers: LEASED or SUBMITTED -> RUNNING; how many were not known yet."""
         fresh = [(one, said) for one, said in pairs if one.admitted_at is None]
         attempts.admit_all(self.conn, fresh, self.now)
-        return len(store.apply(self.conn, [_admitted(one) for one, _ in fresh], self.now))
+        return len(self.apply([_admitted(one) for one, _ in fresh]))
 
     def finish(self, reports: Sequence[tuple[Attempt, Report]]) -> None:
         """Reports of workers: success to STAGEOUT for the accountant, failure by the retry table.
 
-        An attempt that has ended is left alone, unless it was only lost.
+        An attempt that has ended is left alone, unless it was only lost and is the job's last one.
         """
-        heard = [
-            pair for pair in reports if pair[0].ended_at is None or pair[0].error_class == ErrorClass.LOST
-        ]
+        heard = [pair for pair in reports if _counts(pair[0])]
         told = [(one, Admission(one.key, said["nonce"], said.get("host"))) for one, said in heard]
         attempts.admit_all(self.conn, [pair for pair in told if pair[0].admitted_at is None], self.now)
         planned = self.outputs_of(one for one, _ in heard)
@@ -100,9 +115,7 @@ class Settler:
     ) -> None:
         used = self._core_seconds(good)
         moves = [move for one, _ in good for move in _course(one, used[one.job_id])]
-        made = {
-            move.job_id for move in store.apply(self.conn, moves, self.now) if move.to == JobState.STAGEOUT
-        }
+        made = {move.job_id for move in self.apply(moves) if move.to == JobState.STAGEOUT}
         took = [(one, report) for one, report in good if one.job_id in made]
         attempts.reopen_all(self.conn, [one for one, _ in took if one.state in WAITING])
         attempts.close_all(self.conn, [(one, _ending(report)) for one, report in took], self.now)
@@ -137,7 +150,7 @@ class Settler:
             for one, decision in zip(failures, decisions, strict=True)
             for move in _moves(one, decision, used.get(one.attempt.job_id, 0.0))
         ]
-        made = {move.job_id for move in store.apply(self.conn, moves, self.now)}
+        made = {move.job_id for move in self.apply(moves)}
         ended = [
             (one.attempt, _ending(one.report, one.kind, one.error, self.rules[one.kind].penalty))
             for one in failures
@@ -174,8 +187,7 @@ class Settler:
 
     def _count(self, ended: Sequence[tuple[Attempt, str, float]]) -> None:
         at = dict(tuple(row) for row in select_in(self.conn, SITES, {one.endpoint_id for one, _, _ in ended}))
-        rows = [Outcome(at[one.endpoint_id], kind, used) for one, kind, used in ended]
-        outcomes.record(self.conn, rows, self.now)
+        self._outcomes += [Outcome(at[one.endpoint_id], kind, used) for one, kind, used in ended]
 
     def discard(self, rows: Iterable[OutputRow]) -> None:
         """Outputs that do not count; what may lie of them on storage is wished away."""
@@ -209,13 +221,17 @@ class Settler:
 
     def _core_seconds(self, ended: Sequence[tuple[Attempt, Report]]) -> dict[int, float]:
         cores = dict(tuple(row) for row in select_in(self.conn, CORES, {one.job_id for one, _ in ended}))
-        return {
-            one.job_id: float(cores[one.job_id] * report["usage"].get("wall_s", 0.0)) for one, report in ended
-        }
+        return {one.job_id: cores[one.job_id] * _wall_s(one, report, self.now) for one, report in ended}
 
 
 def _counts(one: Attempt) -> bool:
-    return one.ended_at is None or one.error_class == ErrorClass.LOST
+    return one.current and (one.ended_at is None or one.error_class == ErrorClass.LOST)
+
+
+def _wall_s(one: Attempt, report: Report, now: datetime) -> float:
+    """The wall time to charge: a worker's word for it, but no longer than since it was sent."""
+    most = math.inf if one.intent_at is None else max(0.0, (now - one.intent_at).total_seconds())
+    return min(float(report["usage"].get("wall_s") or 0.0), most)
 
 
 def _given_up(planned: Sequence[OutputRow]) -> bool:

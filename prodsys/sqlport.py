@@ -15,19 +15,20 @@ from catalogs.sites import StorageElement
 from catalogs.states import Switch
 from gridcore.db import Database, dbnow, leases
 from gridcore.db.keys import Keys
-from gridcore.db.statements import insert_rows, select_in
+from gridcore.db.statements import insert_rows, lock_rows, select_in
 from gridcore.ids import BatchKey
-from prodsys import attempts, outputs, retry_rules, shares, taskqueue, tasks, withdrawals
+from prodsys import attempts, outputs, retry_rules, taskqueue, tasks, withdrawals
 from prodsys.attempts import Attempt, Ending
 from prodsys.jobdocument import Place, PlannedOutput, document, planned_lfn
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Move
+from prodsys.outlook import Memory
 from prodsys.outputs import OutputKind, OutputRow
 from prodsys.queueport import Call, Commands, News, WorkItem
 from prodsys.retries import ErrorClass
 from prodsys.settlement import WAITING, Settler
-from prodsys.tables import endpoint, job, job_class, job_spec, port_call, sandbox
+from prodsys.tables import endpoint, job, job_class, job_spec, port_call, queue, sandbox
 from prodsys.tasks import Task
 
 #: Delete wishes one settled attempt may need.
@@ -51,7 +52,7 @@ JOBS = (
     .order_by(job.c.id)
 )
 LEAVES = (
-    select(job.c.id, job_class.c.leaf_id, job_class.c.cores)
+    select(job.c.id, job_class.c.leaf_id, job_class.c.task_type, job_class.c.cores)
     .join(job_class, job_class.c.id == job.c.class_id)
     .where(job.c.id.in_(bindparam("ids", expanding=True)))
 )
@@ -84,6 +85,7 @@ class SqlQueuePort:
         self._keys = keys
         self._instance = instance
         self._scale = scale
+        self._memory = Memory()
 
     def lease(self, call: Call, n: int) -> list[WorkItem]:
         """Claim, open attempts and plan their outputs in one transaction; then read the documents."""
@@ -99,7 +101,7 @@ class SqlQueuePort:
             se_id = _output_se(conn, site_id)
             if se_id is None:
                 return []
-            claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now)
+            claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now, self._memory)
             ids = [one.id for one in claimed]
             attempts.open_all(conn, ids, self._instance, call.endpoint_id, call.agent, now)
             self._plan_outputs(conn, ids, se_id, output_ids, now)
@@ -165,7 +167,7 @@ class SqlQueuePort:
 
         def unit(conn: Connection) -> list[str]:
             now = leases.hold(conn, call.lease)
-            found = attempts.by_key(conn, keys).values()
+            found = _locked(conn, call, keys).values()
             due = [one for one in found if one.current and one.state == JobState.LEASED]
             attempts.intend(conn, due, now)
             return [one.key for one in due]
@@ -177,7 +179,7 @@ class SqlQueuePort:
 
         def unit(conn: Connection) -> None:
             now = leases.hold(conn, call.lease)
-            found = attempts.by_key(conn, [key for key, _ in pairs])
+            found = _locked(conn, call, [key for key, _ in pairs])
             known = [(found[key], batch_id) for key, batch_id in pairs if key in found]
             attempts.record(conn, known, now)
             moves = [_move(one, JobEvent.RECORDED, JobState.SUBMITTED) for one, _ in known]
@@ -189,11 +191,12 @@ class SqlQueuePort:
     def withdraw(self, call: Call, unstarted: Sequence[str]) -> list[str]:
         """Those whose slots the shares would now give to a leaf that waits and runs nothing."""
         with self._db.snapshot() as conn:
-            found = [one for one in attempts.by_key(conn, unstarted).values() if one.current]
+            found = [one for one in _own(conn, call, unstarted).values() if one.current]
             of = {row.id: row for row in select_in(conn, LEAVES, [one.job_id for one in found])}
             site_id = conn.execute(ENDPOINT, {"endpoint_id": call.endpoint_id}).scalar_one()
-            nodes = shares.tree(conn, dbnow(conn), site_id)
-            waiting = taskqueue.waiting(conn, site_id)
+            now = dbnow(conn)
+            back = [(row.leaf_id, row.task_type, row.cores) for row in of.values()]
+            nodes, waiting = taskqueue.waiting(conn, call.endpoint_id, site_id, back, now)
         sent: dict[int, list[str]] = defaultdict(list)
         for one in sorted(found, key=lambda one: unstarted.index(one.key)):
             sent[of[one.job_id].leaf_id].append(one.key)
@@ -210,10 +213,12 @@ class SqlQueuePort:
 
         def unit(conn: Connection) -> None:
             now = leases.hold(conn, call.lease)
-            found = attempts.by_key(conn, keys)
+            if news.unsent or news.withdrawn:
+                lock_rows(conn, queue, [store.QUEUE])
+            found = _locked(conn, call, keys)
             settler = self._settler(conn, now, wish_ids)
-            _unsend(conn, [found[key] for key in news.unsent if key in found], now)
-            _withdraw(conn, [found[key] for key in news.withdrawn if key in found], now)
+            _unsend(settler, [found[key] for key in news.unsent if key in found])
+            _withdraw(settler, [found[key] for key in news.withdrawn if key in found])
             settler.admit([(found[one.key], one) for one in news.admitted if one.key in found])
             settler.refuse(
                 (found[one.key], ErrorClass(one.error_class), one.reason)
@@ -221,6 +226,7 @@ class SqlQueuePort:
                 if one.key in found
             )
             settler.lose((found[key], reason) for key, reason in news.lost if key in found)
+            settler.write()
 
         self._db.transaction(unit)
 
@@ -232,9 +238,10 @@ class SqlQueuePort:
 
         def unit(conn: Connection) -> None:
             now = leases.hold(conn, call.lease)
-            found = attempts.by_key(conn, [key for key, _ in reports])
+            found = _locked(conn, call, [key for key, _ in reports])
             settler = self._settler(conn, now, wish_ids)
             settler.finish([(found[key], report) for key, report in reports if key in found])
+            settler.write()
 
         self._db.transaction(unit)
 
@@ -294,22 +301,36 @@ def _superseded(conn: Connection, numbers: Mapping[int, int]) -> list[OutputRow]
     return [row for row in outputs.of_jobs(conn, numbers) if row.attempt < numbers[row.job_id]]
 
 
-def _unsend(conn: Connection, found: Sequence[Attempt], now: datetime) -> None:
-    due = [one for one in found if one.intent_at is None and one.current]
-    made = store.apply(conn, [_move(one, JobEvent.UNSENT, JobState.READY) for one in due], now)
-    back = {move.job_id for move in made}
-    gone = [one for one in due if one.job_id in back]
-    outputs.forget_all(conn, [(one.job_id, one.attempt) for one in gone])
-    attempts.forget_all(conn, gone)
+def _own(conn: Connection, call: Call, keys: Iterable[str]) -> dict[str, Attempt]:
+    """The attempts with these keys at the caller's endpoint; its lease says nothing of others."""
+    found = attempts.by_key(conn, keys)
+    return {key: one for key, one in found.items() if one.endpoint_id == call.endpoint_id}
 
 
-def _withdraw(conn: Connection, found: Sequence[Attempt], now: datetime) -> None:
-    """Retired before they began: their jobs are READY again, and nothing can lie under their LFNs."""
-    moves = [_move(one, JobEvent.WITHDRAWN, JobState.READY) for one in found]
-    back = {move.job_id for move in store.apply(conn, moves, now)}
-    gone = [one for one in found if one.job_id in back]
-    outputs.forget_all(conn, [(one.job_id, one.attempt) for one in gone])
-    attempts.close_all(conn, [(one, Ending(error=WITHDRAWN)) for one in gone], now)
+def _locked(conn: Connection, call: Call, keys: Iterable[str]) -> dict[str, Attempt]:
+    """The same, their jobs locked before they are read: no order or release changes them any more."""
+    known = [BatchKey.parse(key) for key in keys]
+    lock_rows(conn, job, [one.job for one in known if one is not None])
+    return _own(conn, call, keys)
+
+
+def _unsend(settler: Settler, found: Sequence[Attempt]) -> None:
+    gone = _returned(settler, JobEvent.UNSENT, [one for one in found if one.intent_at is None])
+    attempts.forget_all(settler.conn, gone)
+
+
+def _withdraw(settler: Settler, found: Sequence[Attempt]) -> None:
+    gone = _returned(settler, JobEvent.WITHDRAWN, found)
+    attempts.close_all(settler.conn, [(one, Ending(error=WITHDRAWN)) for one in gone], settler.now)
+
+
+def _returned(settler: Settler, event: JobEvent, found: Sequence[Attempt]) -> list[Attempt]:
+    """Those whose jobs are READY again: they never began, and nothing can lie under their LFNs."""
+    made = settler.apply([_move(one, event, JobState.READY) for one in found])
+    back = {(move.job_id, move.attempt) for move in made}
+    gone = [one for one in found if (one.job_id, one.attempt) in back]
+    outputs.forget_all(settler.conn, [(one.job_id, one.attempt) for one in gone])
+    return gone
 
 
 def _move(one: Attempt, event: JobEvent, to: JobState) -> Move:

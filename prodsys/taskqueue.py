@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,55 +12,19 @@ from sqlalchemy import Connection, Integer, bindparam, func, select
 
 from gridcore.db.idlists import within
 from gridcore.db.statements import lock_rows
-from prodsys import breakers, classes, fairshare, limits, shares
+from prodsys import breakers, fairshare, outlook
 from prodsys.fairshare import ShareNode
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobState
 from prodsys.jobs.store import Head
-from prodsys.limits import Room
-from prodsys.tables import class_site, endpoint, job, job_class, queue
+from prodsys.outlook import Kind, Line, Memory, Outlook, Rooms
+from prodsys.tables import job, job_class, queue
 
 #: How often more classes are asked before a leaf is content with what it has.
 ROUNDS = 4
 #: Above any rank.
 _LAST = 2**62
 
-_OF_SITE = (
-    class_site.c.site_id == bindparam("at_site"),
-    class_site.c.eligible == 1,
-    job_class.c.ready > 0,
-)
-#: The classes that wait and may run at the site.
-LINES = (
-    select(
-        job_class.c.id,
-        job_class.c.leaf_id,
-        job_class.c.cores,
-        job_class.c.ready,
-        job_class.c.head_rank,
-        job_class.c.task_type,
-    )
-    .join(class_site, class_site.c.class_id == job_class.c.id)
-    .where(*_OF_SITE)
-)
-LINES_OF = LINES.where(within(job_class.c.leaf_id, "leaves"))
-#: How much waits of each kind, and how many endpoints the site has.
-KINDS = (
-    select(
-        job_class.c.leaf_id,
-        job_class.c.task_type,
-        job_class.c.cores,
-        func.sum(job_class.c.ready).label("ready"),
-        select(func.count())
-        .select_from(endpoint)
-        .where(endpoint.c.site_id == bindparam("at_site"))
-        .scalar_subquery()
-        .label("endpoints"),
-    )
-    .join(class_site, class_site.c.class_id == job_class.c.id)
-    .where(*_OF_SITE)
-    .group_by(job_class.c.leaf_id, job_class.c.task_type, job_class.c.cores)
-)
 _JOB = job.alias("one")
 _LINE = job_class.alias("line")
 
@@ -89,128 +53,77 @@ HEADS = (
 )
 
 
-#: A row of LINES.
-Line = Any
-Kind = tuple[int, str, int]
-"""What shares and limits tell apart: leaf, task type, cores of one job."""
-
-
-def claim(conn: Connection, endpoint_id: int, site_id: int, n: int, now: datetime) -> list[Head]:
+def claim(
+    conn: Connection,
+    endpoint_id: int,
+    site_id: int,
+    n: int,
+    now: datetime,
+    memory: Memory | None = None,
+) -> list[Head]:
     """Take up to `n` READY jobs for an endpoint, divided by the shares; the jobs, now LEASED.
 
-    A head tells the attempt before: the one it is taken for is the next.
+    A head tells the attempt before: the one it is taken for is the next. With a memory the claim may begin
+    with what was seen a moment ago; whatever that leaves open is sought anew.
     """
     lock_rows(conn, queue, [store.QUEUE])
-    allowed = breakers.allowance(conn, site_id, now)
-    heads = _front(conn, site_id, endpoint_id, _within(n, allowed), now)
-    taken = store.take(conn, heads, endpoint_id, site_id, now) if heads else []
-    if taken and allowed is not None:
+    seen = memory.recall(site_id, endpoint_id) if memory else None
+    taken = _take(conn, seen, endpoint_id, site_id, n, now) if seen else []
+    if len(taken) < n:
+        seen = outlook.look(conn, site_id, endpoint_id, now)
+        taken += _take(conn, seen, endpoint_id, site_id, _within(n - len(taken), seen.allowed), now)
+        if memory:
+            memory.keep(site_id, endpoint_id, seen)
+    if taken and seen and seen.allowed is not None:
         breakers.sent(conn, site_id, len(taken), now)
     return taken
+
+
+def _take(
+    conn: Connection, seen: Outlook, endpoint_id: int, site_id: int, n: int, now: datetime
+) -> list[Head]:
+    heads = _choose(conn, seen, n)
+    seen.took(heads)
+    return store.take(conn, heads, endpoint_id, site_id, now) if heads else []
 
 
 def preview(
     conn: Connection, site_id: int, n: int, now: datetime, endpoint_id: int | None = None
 ) -> list[Head]:
     """What a claim would take now, in the order in which the shares pick; nothing is changed."""
-    return _front(conn, site_id, endpoint_id, _within(n, breakers.allowance(conn, site_id, now)), now)
+    seen = outlook.look(conn, site_id, endpoint_id, now)
+    return _choose(conn, seen, _within(n, seen.allowed))
 
 
-def waiting(conn: Connection, site_id: int) -> dict[int, fairshare.Waiting]:
-    """The work in the queue that may run at a site, by leaf."""
-    kinds = {(row[0], row[1], row[2]): int(row[3]) for row in conn.execute(KINDS, {"at_site": site_id})}
-    return _waiting(kinds)
+def waiting(
+    conn: Connection, endpoint_id: int, site_id: int, back: Iterable[Kind], now: datetime
+) -> tuple[list[ShareNode], dict[int, fairshare.Waiting]]:
+    """The shares, and by leaf the work that a claim for the endpoint could take, were jobs of the kinds
+    `back` not there. A site that a breaker holds back has none."""
+    seen = outlook.look(conn, site_id, endpoint_id, now)
+    if seen.allowed is not None:
+        return seen.nodes, {}
+    rooms = seen.rooms(conn)
+    if rooms:
+        for kind in back:
+            rooms.give(kind)
+    return seen.nodes, _waiting(_open(seen.kinds, Counter(), rooms))
 
 
 def _within(n: int, allowed: int | None) -> int:
     return n if allowed is None else min(n, allowed)
 
 
-def _front(conn: Connection, site_id: int, endpoint_id: int | None, n: int, now: datetime) -> list[Head]:
-    if n < 1:
-        return []
-    lines = _lines(conn, site_id, endpoint_id)
-    if not lines.kinds:
-        return []
-    nodes = shares.tree(conn, now, site_id)
-    found = limits.rooms(conn, site_id)
-    rooms = _Rooms(found, {node.id: node.path for node in nodes}) if found else None
-    return _choose(conn, lines, nodes, rooms, n)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """What waits for a site: sums by kind, and the lines behind them, read when they are wanted."""
-
-    kinds: Mapping[Kind, int]
-    of: Callable[[Collection[int]], Sequence[Line]]
-
-
-def _lines(conn: Connection, site_id: int, endpoint_id: int | None) -> _Lines:
-    rows = conn.execute(KINDS, {"at_site": site_id}).all()
-    if rows and endpoint_id is not None and rows[0].endpoints > 1:  # the site's others may offer more
-        return _lines_at(conn, site_id, endpoint_id)
-    return _Lines(
-        {(row[0], row[1], row[2]): int(row[3]) for row in rows},
-        lambda leaves: conn.execute(LINES_OF, {"at_site": site_id, "leaves": leaves}).all(),
-    )
-
-
-def _lines_at(conn: Connection, site_id: int, endpoint_id: int) -> _Lines:
-    """Those that one endpoint of the site can run."""
-    lines: Sequence[Line] = conn.execute(LINES, {"at_site": site_id}).all()
-    refused = classes.refused_at(conn, site_id, endpoint_id, [line.id for line in lines])
-    lines = [line for line in lines if line.id not in refused]
-    kinds: Counter[Kind] = Counter()
-    for line in lines:
-        kinds[_kind(line)] += line.ready
-    return _Lines(kinds, lambda leaves: [line for line in lines if line.leaf_id in leaves])
-
-
-def _kind(line: Line) -> Kind:
-    return line[1], line[5], line[2]
-
-
-class _Rooms:
-    """The limits, asked by kind of line; nothing is reckoned where there are none."""
-
-    def __init__(self, rooms: Sequence[Room], paths: Mapping[int, str]) -> None:
-        self._rooms = rooms
-        self._paths = paths
-        self._covering: dict[Kind, list[Room]] = {}
-
-    def most(self, kind: Kind) -> int | None:
-        """How many more jobs of the kind may start; None for any number."""
-        bounds = [room.most(kind[2]) for room in self._of(kind)]
-        return min((bound for bound in bounds if bound is not None), default=None)
-
-    def take(self, kind: Kind) -> bool:
-        """One more, if there is room under every limit."""
-        if self.most(kind) == 0:
-            return False
-        for room in self._of(kind):
-            room.take(kind[2])
-        return True
-
-    def _of(self, kind: Kind) -> list[Room]:
-        if kind not in self._covering:
-            leaf_id, task_type, _ = kind
-            path = self._paths.get(leaf_id, "")
-            self._covering[kind] = [room for room in self._rooms if room.covers(path, task_type)]
-        return self._covering[kind]
-
-
-def _choose(
-    conn: Connection, lines: _Lines, nodes: Sequence[ShareNode], rooms: _Rooms | None, n: int
-) -> list[Head]:
+def _choose(conn: Connection, seen: Outlook, n: int) -> list[Head]:
     """The shares divide, the limits have the last word; what they refuse goes to others."""
     chosen: dict[int, Head] = {}
     gone: Counter[Kind] = Counter()
+    rooms, nodes = seen.rooms(conn) if n > 0 else None, seen.nodes
     while len(chosen) < n:
-        kinds = _open(lines.kinds, gone, rooms)
+        kinds = _open(seen.kinds, gone, rooms)
         picks = fairshare.divide(nodes, _waiting(kinds), n - len(chosen))
-        asked = [line for line in lines.of(set(picks)) if _kind(line) in kinds]
-        kind_of = {line.id: _kind(line) for line in asked}
+        asked = [line for line in seen.lines(conn, set(picks)) if line.kind in kinds and line.ready > 0]
+        kind_of = {line.id: line.kind for line in asked}
         heads = _in_turn(picks, _pop(conn, asked, Counter(picks), chosen))
         accepted = [one for one in heads if rooms is None or rooms.take(kind_of[one.class_id])]
         chosen |= {one.id: one for one in accepted}
@@ -221,13 +134,11 @@ def _choose(
     return list(chosen.values())
 
 
-def _open(kinds: Mapping[Kind, int], gone: Mapping[Kind, int], rooms: _Rooms | None) -> Mapping[Kind, int]:
+def _open(kinds: Mapping[Kind, int], gone: Mapping[Kind, int], rooms: Rooms | None) -> Mapping[Kind, int]:
     """What may still be taken, by kind."""
-    if rooms is None:
-        return kinds
     found = {}
     for kind, ready in kinds.items():
-        most = rooms.most(kind)
+        most = rooms.most(kind) if rooms else None
         left = ready - gone[kind]
         left = left if most is None else min(left, most)
         if left > 0:

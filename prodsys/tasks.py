@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
-from gridcore.db.statements import insert_rows, lock_rows
+from gridcore.db.statements import insert_rows, lock_rows, select_in
 from gridcore.ids import task_name
 from prodsys.jobs.machine import JobKind, JobState
 from prodsys.states import TASK, TaskEvent, TaskState
@@ -72,6 +72,7 @@ class Task:
 TASKS = select(task)
 BY_STATE = TASKS.where(task.c.state == bindparam("of_state", type_=task.c.state.type)).order_by(task.c.id)
 BY_ID = TASKS.where(task.c.id == bindparam("task_id"))
+BY_IDS = TASKS.where(task.c.id.in_(bindparam("ids", expanding=True)))
 BY_NAME = TASKS.where(task.c.name == bindparam("task_name"))
 BY_CLIENT = select(task.c.id).where(task.c.client_id == bindparam("client"))
 OF_REQUEST = TASKS.where(task.c.request_id == bindparam("of_request")).order_by(task.c.id)
@@ -236,6 +237,11 @@ def in_state(conn: Connection, state: TaskState) -> list[Task]:
 def by_id(conn: Connection, task_id: int) -> Task:
     """The task of this key."""
     return of_row(conn.execute(BY_ID, {"task_id": task_id}).one())
+
+
+def by_ids(conn: Connection, task_ids: Iterable[int]) -> dict[int, Task]:
+    """The tasks of these keys, by key."""
+    return {row.id: of_row(row) for row in select_in(conn, BY_IDS, task_ids)}
 
 
 def by_name(conn: Connection, name: str) -> Task | None:

@@ -15,6 +15,7 @@ from prodsys.attempts import Attempt, Ending
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Head, Move, NewJob, rank_of
+from prodsys.outlook import Memory
 from prodsys.queueport import Admission
 
 INSTANCE = "be" * 8
@@ -46,13 +47,14 @@ class Agent:
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
         self._db = backlog.database
+        self._memory = Memory()
 
     def claim(self, n: int) -> list[Held]:
         """Claim and open the attempts."""
         backlog, now = self._backlog, self._backlog.now()
 
         def unit(conn: Connection) -> list[Held]:
-            heads = taskqueue.claim(conn, backlog.endpoint_id, backlog.site_id, n, now)
+            heads = taskqueue.claim(conn, backlog.endpoint_id, backlog.site_id, n, now, self._memory)
             ids = [one.id for one in heads]
             attempts.open_all(conn, ids, INSTANCE, backlog.endpoint_id, AGENT, now)
             return [Held(self._attempt(one), one.class_id, one.cores) for one in heads]

@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gridapp.cli import output
 from gridapp.cli.verbs import KEY, Noun, Place, shown
+
+if TYPE_CHECKING:
+    from prodsys.orders import OrderVerb
 
 Record = dict[str, Any]
 
@@ -51,7 +54,7 @@ def job() -> None:
 @state_option
 @where_option
 @limit_option
-@shown("name", "kind", "state", "attempt", "units", "site", "updated_at", "reason")
+@shown("name", "state", "reason", "site?", "attempt?", "kind?", "units?", "updated_at?")
 @click.pass_obj
 def job_list(
     place: Place, task: str | None, state: str | None, where: str | None, limit: int
@@ -70,7 +73,20 @@ def job_list(
 
 @job.command("show")
 @click.argument("name")
-@shown()
+@shown(
+    attempts=(
+        "attempt",
+        "site",
+        "exit_code",
+        "error_class",
+        "error?",
+        "ended_at?",
+        "submitted_at?",
+        "wall_s?",
+        "host?",
+    ),
+    outputs=("name", "state", "se", "bytes", "events", "lfn?", "attempt?"),
+)
 @click.pass_obj
 def job_show(place: Place, name: str) -> Record:
     """One job (TASK/17) with its attempts, history and outputs."""
@@ -82,7 +98,7 @@ def job_show(place: Place, name: str) -> Record:
 @job.command("fields")
 @shown("field", "takes", "help")
 def job_fields() -> list[Record]:
-    """What --where may ask, such as: --where 'state = HELD and site = T2_* and not age < 2h'."""
+    """What --where may ask, such as: --where 'state = FAILED and last_site = T2_* and not age < 2h'."""
     from prodsys.selectors import FIELDS
 
     return [
@@ -111,11 +127,25 @@ def _order(place: Place, verb: str, **asked: Any) -> Record:
             tell=Progress(),
             confirm=confirm,
         )
+    if not done["due"] and done["operation"] is None:
+        output.say(_nothing_due(OrderVerb(verb)))
     if dry_run:
         output.say("nothing was written")
     elif done["operation"] and done["changed"] < sum(done["due"].values()):
         output.say("some jobs moved on in the meantime: repeat the command for the rest")
     return done
+
+
+def _nothing_due(verb: OrderVerb) -> str:
+    """Why an order found nothing to do."""
+    from prodsys.operations import sources
+    from prodsys.orders import OrderVerb
+
+    states = " or ".join(sorted(sources(verb)))
+    text = f"nothing to {verb}: no job meant is {states}, of a task that has not ended"
+    if verb == OrderVerb.RELEASE:
+        text += "; a pause is ended by: tierflow request resume ID"
+    return text
 
 
 @contextmanager
@@ -216,7 +246,7 @@ def operation() -> None:
 
 @operation.command("list")
 @limit_option
-@shown("id", "verb", "where", "actor", "state", "total", "seen", "changed", "created_at")
+@shown("id", "verb", "where", "state", "total", "changed", "actor?", "seen?", "created_at?")
 @click.pass_obj
 def operation_list(place: Place, limit: int) -> list[Record]:
     """Orders on jobs, newest first."""

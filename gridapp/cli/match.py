@@ -15,7 +15,7 @@ from gridcore.errors import UsageError
 @click.option("--site", required=True, help="The site an agent would ask for.")
 @click.option("--endpoint", help="One endpoint of the site.")
 @click.option("--n", "n", type=click.IntRange(1, 1000), default=10, show_default=True, help="Jobs asked for.")
-@shown()
+@shown(picked=("n", "job", "share", "why", "task_type?", "class?"))
 @click.pass_obj
 def match(place: Place, dry_run: bool, site: str, endpoint: str | None, n: int) -> dict[str, Any]:
     """What an agent at a site would get now and why, and why it would not get the rest."""

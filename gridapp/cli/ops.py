@@ -88,7 +88,11 @@ def agent_run(place: Place, name: str) -> None:
 
 @click.command("why", cls=Verb)
 @click.argument("what")
-@shown()
+@shown(
+    verdicts=("site", "eligible", "open", "says"),
+    tasks=("name", "state", "jobs"),
+    deliveries=("se", "state", "sentence", "dataset?"),
+)
 @click.pass_obj
 def why(place: Place, what: str) -> Record:
     """Why something waits or failed, and whose turn it is.

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -14,9 +15,13 @@ import click
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 # Controls (C0, C1), line and paragraph separators, text direction marks, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: A moment as JSON has it; people are shown its seconds.
+_MILLISECONDS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z")
 
-#: Characters below which a column is not squeezed, so that names stay whole.
-LEAST_WIDTH = 24
+#: Characters below which a column is not squeezed, and one of names, which are copied whole.
+LEAST_WIDTH, NAME_WIDTH = 24, 40
+#: Characters that a record within a record may have to be told on one line.
+INLINE = 72
 
 
 def safe(text: str) -> str:
@@ -36,15 +41,22 @@ def complain(message: str, hint: str | None = None) -> None:
         say(f"hint: {hint}")
 
 
-def show(data: Any, columns: Sequence[str] = (), as_json: bool = False) -> None:
+def show(
+    data: Any,
+    columns: Sequence[str] = (),
+    as_json: bool = False,
+    tables: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Print a list of records or one record.
 
-    `columns` are the keys a terminal shows of a list, `a.b` for a key within a key; JSON has them all.
+    `columns` are the keys a terminal shows of a list, `a.b` for a key within a key; those that end in `?` are
+    left out, the last first, where the terminal is too narrow. `tables` are the columns of lists within a
+    record, by their key; without them all are shown. JSON has everything.
     """
     if as_json or not sys.stdout.isatty():
         show_json(data)
     elif isinstance(data, Mapping):
-        _show_record(data, sys.stdout)
+        _show_record(data, sys.stdout, tables or {})
     elif data:
         _show_rows(data, columns or list(data[0]), sys.stdout)
     else:
@@ -58,40 +70,90 @@ def show_json(data: Any) -> None:
     sys.stdout.flush()
 
 
-def _show_record(record: Mapping[str, Any], stream: TextIO) -> None:
-    """The plain values as lines, then each list of records as a table of its own."""
-    _show_lines({key: value for key, value in record.items() if not _is_table(value)}, stream)
-    for key, value in record.items():
-        if _is_table(value):
-            stream.write(f"\n{safe(key).replace('_', ' ')}:\n")
-            _show_rows(value, list(value[0]), stream)
+def _show_record(
+    record: Mapping[str, Any], stream: TextIO, tables: Mapping[str, Sequence[str]], above: str = ""
+) -> None:
+    """The plain values as lines, then lists of records as tables, and records as parts of their own."""
+    apart = {key: value for key, value in record.items() if _is_table(value) or _is_deep(value)}
+    _show_lines({key: value for key, value in record.items() if key not in apart}, stream)
+    for key, value in apart.items():
+        title = f"{above}{safe(key).replace('_', ' ')}"
+        if not _is_deep(value):
+            stream.write(f"\n{title}:\n")
+            _show_rows(value, tables.get(key) or list(value[0]), stream)
+            continue
+        if not all(_is_table(one) or _is_deep(one) for one in value.values()):
+            stream.write(f"\n{title}:\n")
+        _show_record(value, stream, tables, f"{title}, ")
     stream.flush()
 
 
 def _show_lines(values: Mapping[str, Any], stream: TextIO) -> None:
+    """`key  value` each; long values go on below themselves, and of sentences each has its line."""
     width = max((len(key) for key in values), default=0)
+    room = max(LEAST_WIDTH, shutil.get_terminal_size().columns - width - 2)
     for key, value in values.items():
-        stream.write(f"{safe(key):<{width}}  {cell(value)}\n")
+        lines = [line for text in _texts(value) for line in _wrapped(text, room)]
+        for number, line in enumerate(lines):
+            stream.write(f"{'' if number else safe(key).replace('_', ' '):<{width}}  {line}\n")
+
+
+def _texts(value: Any) -> list[str]:
+    """A value as what is to stand on lines of its own: the sentences of a list, or all in one."""
+    if isinstance(value, list | tuple) and any(isinstance(one, str) and " " in one for one in value):
+        return [cell(one) for one in value]
+    return [cell(value)]
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """The text in lines; words stay whole, for they may be names to be copied."""
+    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _is_table(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
 
 
+def _is_deep(value: object) -> bool:
+    """Whether it is a record that holds records, too much for one line."""
+    if not isinstance(value, Mapping):
+        return False
+    holds = any(isinstance(one, Mapping) or _is_table(one) for one in value.values())
+    return holds and len(_pairs(value)) > INLINE
+
+
 def _show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], stream: TextIO) -> None:
-    """A table if it fits the terminal's width, else each row as lines."""
-    texts = {name: [cell(_value(row, name)) for row in rows] for name in columns}
-    headings = {name: safe(re.sub("[._]", " ", name)) for name in columns}
+    """A table if it fits the terminal's width, if need be without some columns, else each row as lines."""
+    names = [name.removesuffix("?") for name in columns]
+    texts = {name: [cell(_value(row, name)) for row in rows] for name in names}
+    headings = {name: safe(re.sub("[._]", " ", name)) for name in names}
     least = {
-        name: min(LEAST_WIDTH, max(map(len, [*headings[name].split(), *texts[name]]), default=0))
-        for name in columns
+        name: min(
+            LEAST_WIDTH if any(" " in text for text in texts[name]) else NAME_WIDTH,
+            max(map(len, [*headings[name].split(), *texts[name]]), default=0),
+        )
+        for name in names
     }
-    if sum(least.values()) + 2 * len(columns) <= shutil.get_terminal_size().columns:
-        _show_table(texts, headings, least, stream)
+    fitting = _fitting(columns, least)
+    if fitting:
+        _show_table(texts, {name: headings[name] for name in fitting}, least, stream)
         return
     for number in range(len(rows)):
         stream.write("\n" if number else "")
-        _show_lines({headings[name]: texts[name][number] for name in columns}, stream)
+        _show_lines({headings[name]: texts[name][number] for name in names}, stream)
+
+
+def _fitting(columns: Sequence[str], least: Mapping[str, int]) -> list[str]:
+    """The columns that fit side by side, none if even those that may not be left out do not."""
+    room, kept = shutil.get_terminal_size().columns, list(columns)
+
+    def wide() -> bool:
+        return sum(least[name.removesuffix("?")] for name in kept) + 2 * len(kept) > room
+
+    for name in [one for one in reversed(columns) if one.endswith("?")]:
+        if wide():
+            kept.remove(name)
+    return [] if wide() else [name.removesuffix("?") for name in kept]
 
 
 def _show_table(
@@ -101,12 +163,24 @@ def _show_table(
     from rich.table import Table
     from rich.text import Text
 
+    room, height = shutil.get_terminal_size()
+    widths = {name: max(map(len, [heading, *texts[name]])) for name, heading in headings.items()}
+    _squeeze(widths, least, room - 2 * len(widths))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, heading in headings.items():
-        table.add_column(Text(heading), overflow="fold", min_width=least[name])
-    for row in zip(*texts.values(), strict=True):
+        table.add_column(Text(heading), overflow="fold", width=widths[name])
+    for row in zip(*(texts[name] for name in headings), strict=True):
         table.add_row(*map(Text, row))
-    Console(file=stream, highlight=False, width=shutil.get_terminal_size().columns).print(table)
+    Console(file=stream, highlight=False, width=room, height=height).print(table)
+
+
+def _squeeze(widths: dict[str, int], least: Mapping[str, int], room: int) -> None:
+    """Take from the widest columns what is too much, none becoming narrower than its least."""
+    while sum(widths.values()) > room:
+        wide = [name for name in widths if widths[name] > least[name]]
+        if not wide:
+            return
+        widths[max(wide, key=widths.__getitem__)] -= 1
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
@@ -125,11 +199,17 @@ def cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:.4g}"
+            return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case {"sentence": str() as sentence}:
+            return safe(sentence)
         case {"name": name}:
             return cell(name)
         case Mapping():
-            return ", ".join(f"{safe(str(key))} {cell(inner)}" for key, inner in value.items()) or "-"
+            return _pairs(value) or "-"
         case list() | tuple():
             return ", ".join(cell(inner) for inner in value) or "-"
-    return safe(str(value))
+    return _MILLISECONDS.sub(r"\1Z", safe(str(value)))
+
+
+def _pairs(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{safe(str(key))} {cell(inner)}" for key, inner in record.items())

@@ -29,7 +29,7 @@ NEGATIVE = {"ignore_unknown_options": True}
 
 
 def _progress(done: int, of: int) -> None:
-    output.say(f"{done} of {of} jobs")
+    output.say(f"{done:,} of {of:,} jobs")
 
 
 def _tell_dry(dry_run: bool) -> None:
@@ -109,7 +109,7 @@ def request_withdraw(place: Place, id: int) -> Record:
 @request.command("list")
 @state_option
 @limit_option
-@shown("id", "name", "state", "requester", "group", "priority", "task_count", "reason", "created_at")
+@shown("id", "name", "state", "group?", "reason", "priority?", "requester?", "task_count?", "created_at?")
 @click.pass_obj
 def request_list(place: Place, state: str | None, limit: int) -> list[Record]:
     """Requests, newest first."""
@@ -120,7 +120,7 @@ def request_list(place: Place, state: str | None, limit: int) -> list[Record]:
 
 @request.command("show")
 @click.argument("id", type=KEY)
-@shown()
+@shown(tasks=("name", "state", "forecast", "reason?", "jobs?"))
 @click.pass_obj
 def request_show(place: Place, id: int) -> Record:
     """One request with its tasks, where it runs and who decided so."""
@@ -304,7 +304,7 @@ def task_submit(place: Place, file: Path, client_id: str | None) -> Record:
 @task.command("list")
 @state_option
 @limit_option
-@shown("name", "state", "units.done", "units.wanted", "jobs", "reason")
+@shown("name", "state", "units.done", "units.wanted", "jobs", "reason?")
 @click.pass_obj
 def task_list(place: Place, state: str | None, limit: int) -> list[Record]:
     """Tasks with their jobs by state, newest first."""

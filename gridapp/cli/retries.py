@@ -18,7 +18,7 @@ def retry_rule() -> None:
 
 
 @retry_rule.command("list")
-@shown("class", "max", "delay_s", "cap_s", "elsewhere", "bigger", "blame", "final", "source")
+@shown("class", "max", "delay_s", "cap_s", "elsewhere", "bigger", "blame", "final", "source?")
 @click.pass_obj
 def retry_rule_list(place: Place) -> list[Record]:
     """The retry table, with what was changed by `apply`."""
@@ -57,7 +57,7 @@ def breaker() -> None:
 
 
 @breaker.command("list")
-@shown("site", "class", "state", "until", "trips", "allowance", "reason")
+@shown("site", "class", "state", "reason", "until?", "allowance?", "trips?")
 @click.pass_obj
 def breaker_list(place: Place) -> list[Record]:
     """The breakers that ever opened or would have, and why they are as they are."""

@@ -59,7 +59,9 @@ def share() -> None:
 
 @share.command("show")
 @site_option
-@shown("path", "target", "target_part", "running_cores", "used_part", "next", "floor", "cap", "ready", "why")
+@shown(
+    "path", "target", "target_part", "used_part", "next", "why", "ready?", "running_cores?", "floor?", "cap?"
+)
 @click.pass_obj
 def share_show(place: Place, site: str | None) -> list[Record]:
     """The tree of shares, siblings in the order they are served: `next` 1 gets the next core."""
@@ -109,7 +111,19 @@ def share_set(
 @share.command("explain")
 @click.argument("job")
 @site_option
-@shown()
+@shown(
+    levels=(
+        "path",
+        "target",
+        "target_part",
+        "used_part",
+        "next",
+        "before",
+        "ready?",
+        "running_cores?",
+        "key?",
+    )
+)
 @click.pass_obj
 def share_explain(place: Place, job: str, site: str | None) -> Record:
     """Why a job's share (TASK/17) is served now or later: each level's numbers, and who goes before it."""
@@ -133,7 +147,7 @@ def share_simulate(place: Place, targets: tuple[tuple[str, float], ...], hours: 
 
 
 @share.command("views")
-@shown("site", "group", "slots", "running", "waiting", "response", "how")
+@shown("site", "group", "slots", "running", "waiting", "response", "how?")
 @click.pass_obj
 def share_views(place: Place) -> list[Record]:
     """Per site and group: slots it runs on, jobs that wait, and how long a new one may wait there."""

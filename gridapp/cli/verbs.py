@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,14 +108,17 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what wou
 json_option = click.option("--json", is_flag=True, help="JSON on a terminal too.")
 
 
-def shown(*columns: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """The function's return value is the command's answer: a table of these columns, or JSON."""
+def shown(*columns: str, **tables: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """The function's return value is the command's answer: a table of these columns, or JSON.
+
+    `tables` are the columns of the lists within a record. A column that ends in `?` may be left out.
+    """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., None]:
         @json_option
         @functools.wraps(function)
         def command(*args: Any, json: bool, **options: Any) -> None:
-            output.show(function(*args, **options), columns, json)
+            output.show(function(*args, **options), columns, json, tables)
 
         return command
 

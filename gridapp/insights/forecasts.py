@@ -38,12 +38,12 @@ DONE_LATELY = (
 )
 
 
-def told(found: Forecast, files: int, unit: str, now: datetime) -> str:
-    """Where a task stands and when it will end, in one sentence. Pure."""
+def told(found: Forecast, files: int, unit: str, now: datetime, going: bool = True) -> str:
+    """Where a task stands and, if it is going on, when it will end, in one sentence. Pure."""
     of = f"of {some(found.wanted, unit)}" if found.wanted is not None else f"{unit}s of a growing input"
     share = f" ({100 * found.done // found.wanted} %)" if found.wanted else ""
     text = f"{found.done} {of} done{share}, {some(files, 'file')} registered"
-    if found.wanted is not None and found.done >= found.wanted:
+    if not going or (found.wanted is not None and found.done >= found.wanted):
         return text
     if found.pace is None:
         return f"{text}; nothing is done yet that would tell its pace"
@@ -94,5 +94,5 @@ def _one(row: Any, done: int, recent: int, since: datetime, now: datetime) -> di
         "files": files,
         "per_s": found.pace,
         "ends_at": iso(found.ends_at) if going else None,
-        "sentence": told(found, files, row.unit_kind.removesuffix("s"), now),
+        "sentence": told(found, files, row.unit_kind.removesuffix("s"), now, going),
     }

@@ -19,7 +19,7 @@ from gridapp.insights.values import LIMIT, not_found
 from gridcore.db.statements import select_in
 from gridcore.errors import UsageError
 from gridcore.ids import job_name
-from prodsys import brokerage, classes, endpoints, fairshare, limits, shares, taskqueue
+from prodsys import brokerage, classes, endpoints, fairshare, limits, outlook, shares, taskqueue
 from prodsys.brokerage import Verdict
 from prodsys.fairshare import ShareNode, Standing, Waiting
 from prodsys.jobs.store import Head
@@ -125,7 +125,7 @@ def _claim(
     heads = taskqueue.preview(conn, site_id, n, now, endpoint_id)
     refused: Mapping[int, Verdict] = {}
     if endpoint_id is not None:
-        lines = conn.execute(taskqueue.LINES, {"at_site": site_id})
+        lines = conn.execute(outlook.LINES, {"at_site": site_id})
         refused = classes.refused_at(conn, site_id, endpoint_id, [row.id for row in lines])
     return _Claim(
         heads=heads,

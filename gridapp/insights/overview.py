@@ -10,8 +10,11 @@ from sqlalchemy import Connection
 
 from gridapp.insights import data, work
 from gridapp.insights.agents import agents
+from gridapp.insights.requests import awaiting
+from gridapp.insights.retries import standing
 from gridapp.insights.values import iso
 from gridcore.db import dbnow
+from prodsys.breaker_states import BreakerState
 from prodsys.states import TaskState
 
 #: Tasks and subscriptions shown, newest first.
@@ -20,7 +23,10 @@ ENDED = frozenset([TaskState.COMPLETED, TaskState.INCOMPLETE, TaskState.KILLED])
 
 
 def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
-    """Tasks with progress and ETA, jobs by state, links, transfers, agents, subscriptions and sites."""
+    """Tasks with progress and ETA, jobs by state, links, transfers, agents, subscriptions and sites.
+
+    And what stands still until somebody acts: `requests` to be decided, `breakers` that are not closed.
+    """
     now = dbnow(conn)
     tasks = [{**one, **progress(one, now)} for one in work.tasks(conn, SHOWN)]
     tasks.sort(key=_order)
@@ -33,6 +39,8 @@ def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
         "jobs": dict(jobs),
         "links": data.links(conn),
         "transfers_by_link": data.transfers_by_link(conn),
+        "requests": awaiting(conn, SHOWN),
+        "breakers": [one for one in standing(conn) if one["state"] != BreakerState.CLOSED],
         "agents": agents(conn, heartbeat_s),
         "subscriptions": data.subscriptions(conn, SHOWN),
         "sites": data.sites(conn),
@@ -63,7 +71,7 @@ def progress(task: dict[str, Any], now: datetime) -> dict[str, Any]:
 
 def _eta(task: dict[str, Any], now: datetime) -> float | None:
     done, total = task["units"]["done"], task["units"]["total"]
-    if task["state"] in ENDED or not total or not done:
+    if task["state"] in ENDED or task["state"] == TaskState.PAUSED or not total or not done:
         return None
     elapsed = (now - datetime.fromisoformat(task["created_at"])).total_seconds()
     return float(round(max(0.0, elapsed) * (total - done) / done, 1))

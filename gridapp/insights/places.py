@@ -18,8 +18,8 @@ from gridcore.tables import lease
 from prodsys import breakers, fairshare, limits, shares
 from prodsys.breaker_states import BreakerState
 from prodsys.fairshare import Standing, Waiting
+from prodsys.outlook import LINES
 from prodsys.tables import attempt, endpoint
-from prodsys.taskqueue import LINES
 
 _OPEN = (
     select(func.count())

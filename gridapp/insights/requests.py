@@ -11,6 +11,7 @@ from gridapp.insights.tasks import TASKS_OF, move, views
 from gridapp.insights.values import LIMIT, record, state_of
 from gridcore.db.statements import select_in
 from gridcore.errors import NotFound
+from gridcore.tables import audit_log
 from prodsys import policies
 from prodsys.states import RequestState
 from prodsys.tables import prodagent, request_agent, request_history, request_site
@@ -46,7 +47,15 @@ REQUEST_MOVES = (
     .where(request_history.c.request_id == bindparam("request_id"))
     .order_by(request_history.c.seq)
 )
+PAUSES = (
+    select(audit_log.c.detail)
+    .where(audit_log.c.subject == bindparam("subject"), audit_log.c.verb == "request pause")
+    .order_by(audit_log.c.seq.desc())
+    .limit(1)
+)
 
+#: The states in which a request stands still until somebody decides.
+AWAITING = (RequestState.SUBMITTED, RequestState.APPROVED, RequestState.ASSIGNED, RequestState.PAUSED)
 #: What a request in each state waits for or has come to, and whose turn it is.
 REQUEST_SENTENCES = {
     RequestState.DRAFT: ("a draft, not handed in yet", "{requester}"),
@@ -74,6 +83,12 @@ def requests(conn: Connection, limit: int = LIMIT, state: str | None = None) -> 
     return [_request(row, n_tasks.get(row.id, 0)) for row in rows]
 
 
+def awaiting(conn: Connection, limit: int = LIMIT) -> list[dict[str, Any]]:
+    """The newest requests that somebody has to do something about before they go on."""
+    rows = conn.execute(REQUESTS, {"n": limit, "states": list(AWAITING)}).all()
+    return [_request(row, 0) for row in rows]
+
+
 def _request(row: Any, n_tasks: int) -> dict[str, Any]:
     view = {
         **record(
@@ -96,13 +111,22 @@ def request(conn: Connection, request_id: int) -> dict[str, Any]:
         raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
     mine = views(conn, conn.execute(TASKS_OF, {"request_id": request_id}).all(), told_all=True)
     moves = conn.execute(REQUEST_MOVES, {"request_id": request_id})
+    view = _request(row, len(mine))
+    if row.state == RequestState.PAUSED and (said := _said(conn, request_id)):
+        view["reason"] += f"; the reason given: {said}"
     return {
-        **_request(row, len(mine)),
+        **view,
         "assigned": _assigned(conn, row),
-        "document": row.spec.get("document"),
         "tasks": mine,
         "history": [move(one) for one in moves],
+        "document": row.spec.get("document"),
     }
+
+
+def _said(conn: Connection, request_id: int) -> str | None:
+    """Why it was paused, in the words of who did."""
+    detail = conn.execute(PAUSES, {"subject": f"request {request_id}"}).scalar()
+    return (detail or {}).get("reason")
 
 
 def _assigned(conn: Connection, row: Any) -> dict[str, Any]:

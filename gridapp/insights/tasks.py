@@ -144,10 +144,13 @@ def _completed(facts: TaskFacts) -> str:
 
 
 def _active(facts: TaskFacts) -> list[str]:
-    text = "{} held until the request is resumed or somebody releases them"
+    text = "{} held until the request is resumed; what an operator held, until it is released"
     if facts.state != TaskState.PAUSED:
         text = "{} held until somebody releases them"
-    found = [_jobs_sentence(facts, JobState.HELD, text)]
+    found = [
+        _jobs_sentence(facts, JobState.FAILED, "{} out of retries"),
+        _jobs_sentence(facts, JobState.HELD, text),
+    ]
     live = {state: n for state, n in facts.by_state.items() if state not in TERMINAL}
     if live:
         found.append("jobs: " + ", ".join(f"{n} {_words(state)}" for state, n in live.items()))
@@ -162,7 +165,6 @@ def _active(facts: TaskFacts) -> list[str]:
         )
     if facts.merging or facts.to_merge:
         found.append(f"outputs: {facts.to_merge} wait to be merged, {facts.merging} are being merged")
-    found.append(_jobs_sentence(facts, JobState.FAILED, "{} out of retries"))
     return [one for one in found if one]
 
 

@@ -92,7 +92,9 @@ def response(view: View, slots: int, busy_cores: int, part: float, pace: float |
     if not pace:
         return Estimate(None, "unknown: no attempt has ended at the site lately")
     if not view.waiting_jobs:
-        return Estimate(3600 / pace, f"nothing waits; one of the slots gets free {pace:.3g} times an hour")
+        return Estimate(
+            3600 / pace, f"nothing waits; one of the slots gets free {_per_hour(pace)} times an hour"
+        )
     if view.running_cores:
         rate = pace * view.running_cores / busy_cores
         by = f"the group's part of the cores that run there ({view.running_cores} of {busy_cores})"
@@ -101,10 +103,15 @@ def response(view: View, slots: int, busy_cores: int, part: float, pace: float |
         by = f"what its share gives the group ({part:.1%}), for it runs nothing there"
     if rate <= 0:
         return Estimate(None, "unknown: the group runs nothing there and has the target 0")
-    told = f"{some(view.waiting_jobs, 'waiting job')} at {rate:.3g} an hour"
+    told = f"{some(view.waiting_jobs, 'waiting job')} at {_per_hour(rate)} an hour"
     return Estimate(
-        view.waiting_jobs / rate * 3600, f"{told}: {pace:.3g} ended an hour at the site lately, times {by}"
+        view.waiting_jobs / rate * 3600,
+        f"{told}: {_per_hour(pace)} ended an hour at the site lately, times {by}",
     )
+
+
+def _per_hour(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def views(conn: Connection) -> list[dict[str, Any]]:
@@ -121,11 +128,16 @@ def views(conn: Connection) -> list[dict[str, Any]]:
     for site_id in sorted(found, key=lambda key: names[key]):
         groups = found[site_id]
         busy = sum(one.running_cores for one in groups.values())
-        parts = _parts(conn, site_id, now)
+        parts = _parts(conn, site_id, now) if any(map(_by_share, groups.values())) else {}
         for group, view in sorted(groups.items()):
             estimate = response(view, slots.get(site_id, 0), busy, parts.get(group, 0.0), paces.get(site_id))
             rows.append(_told(names[site_id], group, view, slots.get(site_id, 0), estimate))
     return rows
+
+
+def _by_share(view: View) -> bool:
+    """Whether the share alone tells how long the group waits: it runs nothing there."""
+    return view.waiting_jobs > 0 and not view.running_cores
 
 
 def _views(conn: Connection) -> dict[int, dict[str, View]]:

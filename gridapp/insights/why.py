@@ -19,19 +19,24 @@ from gridapp.insights.values import KEY_MAX, some
 from gridapp.insights.why_job import why_job
 from gridcore.errors import NotFound, UsageError
 from gridcore.ids import job_name
-from prodsys.jobs.machine import JobState
+from prodsys import slicing, tasks
+from prodsys.jobs.machine import TERMINAL, JobState
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import request as request_table
 
 #: Blocks and jobs quoted as evidence.
 QUOTED = 20
+#: Jobs a task may have where nobody says otherwise.
+MOST_JOBS = 100_000
 _NUMBERED = re.compile(r"(?:(sub|subscription|req|request):)?([0-9]{1,19})")
 _JOB = re.compile(r"[^/].*/[0-9]+(\.[0-9]+)?", re.DOTALL)
 
 REQUEST_ID = select(request_table.c.id).where(request_table.c.id == bindparam("request_id"))
 
 
-def why(conn: Connection, what: str, now: datetime, heartbeat_s: float = 60.0) -> dict[str, Any]:
+def why(
+    conn: Connection, what: str, now: datetime, heartbeat_s: float = 60.0, most_jobs: int = MOST_JOBS
+) -> dict[str, Any]:
     """Why a job, task, subscription or request is where it is.
 
     `what` is `TASK/17`, a task's name, `sub:12`, `DATASET@SE`, `req:3`, or a bare number, taken for a
@@ -50,7 +55,7 @@ def why(conn: Connection, what: str, now: datetime, heartbeat_s: float = 60.0) -
         return _subscription(conn, data.subscription_id(conn, dataset, se)).to_json()
     if _JOB.fullmatch(what):
         return why_job(conn, what, now, heartbeat_s).to_json()
-    return _task(conn, what, now, heartbeat_s).to_json()
+    return _task(conn, what, now, heartbeat_s, most_jobs).to_json()
 
 
 def _numbered(conn: Connection, kind: str | None, key: int) -> Answer:
@@ -91,7 +96,7 @@ def _subscription(conn: Connection, key: int) -> Answer:
 # --- tasks and requests ------------------------------------------------------------------------------
 
 
-def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Answer:
+def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float, most_jobs: int) -> Answer:
     view = work.task(conn, name)
     stuck = _quoted(conn, view)
     deliveries = _deliveries(conn, name)
@@ -107,6 +112,10 @@ def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Ans
         turn, after = first.turn, f"tierflow why {first.what}"
     if never:
         turn = never[0].turn
+    obstacle = _obstacle(conn, view, most_jobs)
+    if obstacle is not None:
+        because[1:1] = [f"its next jobs cannot be made: {obstacle.message}", f"to go on: {obstacle.hint}"]
+        turn = "an operator"
     shown = ("units", "jobs", "jobs_by_kind", "merges", "open_blocks", "input_dataset", "output_dataset")
     return Answer(
         what=name,
@@ -118,6 +127,13 @@ def _task(conn: Connection, name: str, now: datetime, heartbeat_s: float) -> Ans
         turn=turn,
         next=after,
     )
+
+
+def _obstacle(conn: Connection, view: dict[str, Any], most_jobs: int) -> UsageError | None:
+    """Why the task cannot be cut on, if it reads and goes on."""
+    if view["state"] != TaskState.ACTIVE or not view["input_dataset"]:
+        return None
+    return slicing.obstacle(conn, tasks.by_id(conn, view["id"]), most_jobs)
 
 
 def _impossible(conn: Connection, names: Collection[str]) -> list[Never]:
@@ -170,6 +186,10 @@ def _task_turn(view: dict[str, Any], name: str) -> tuple[str, str]:
         ) else f"tierflow task show {name}"
     if view["state"] == TaskState.CLOSING:
         return "the block_manager", f"tierflow dataset show {view['output_dataset']}"
+    if jobs.get(JobState.FAILED):
+        live = any(n for state, n in jobs.items() if state not in TERMINAL)
+        who = "its jobs" if live else f"{view['requester']} or an operator"
+        return who, f"tierflow job list --task {name} --state {JobState.FAILED}"
     for state in (JobState.HELD, JobState.RUNNING, JobState.READY, JobState.RETRY_WAIT):
         if jobs.get(state):
             who = "an operator" if state == JobState.HELD else "its jobs"
@@ -188,7 +208,7 @@ def _request(conn: Connection, key: int) -> Answer:
         what=f"req:{key}",
         kind="request",
         state=view["state"],
-        since=view["updated_at"],
+        since=view["history"][-1]["at"] if view["history"] else view["updated_at"],
         because=[
             *because,
             *(one for each in _impossible(conn, names) for one in each.because),

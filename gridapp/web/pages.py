@@ -16,6 +16,7 @@ from gridapp.api.policy import anyone, reader
 from gridapp.api.routes import ask, explain
 from gridapp.insights.overview import overview
 from gridapp.insights.values import span
+from gridapp.insights.views import views
 from gridapp.web import charts
 from gridcore.errors import GridError, NotFound
 
@@ -30,6 +31,8 @@ MEDIA = {
 }
 #: Links shown, trouble and traffic first.
 LINKS_SHOWN = 60
+#: Rows of groups at sites shown.
+GROUPS_SHOWN = 200
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,12 +48,14 @@ FILES = _static()
 @router.get("/", dependencies=[reader])
 def home(request: Request) -> Response:
     """The page."""
-    return _page("page.html", **_live(request))
+    return _page("page.html", **_live(request), **_groups(request))
 
 
 @router.get("/live", dependencies=[reader])
-def live(request: Request) -> Response:
-    """What the page refreshes."""
+def live(request: Request, part: str | None = None) -> Response:
+    """What the page refreshes; the part `groups`, which takes longer, less often."""
+    if part == "groups":
+        return _page("groups.html", **_groups(request))
     return _page("live.html", **_live(request))
 
 
@@ -94,6 +99,11 @@ def _live(request: Request) -> dict[str, Any]:
     for one in seen["transfers_by_link"]:
         moving.update(one["files"])
     return {"seen": seen, "moving": moving, "rows": link_rows(seen), "jobs": seen["jobs"]}
+
+
+def _groups(request: Request) -> dict[str, Any]:
+    found = ask(request, views)
+    return {"groups": found[:GROUPS_SHOWN], "more_groups": max(0, len(found) - GROUPS_SHOWN)}
 
 
 def link_rows(seen: dict[str, Any]) -> list[dict[str, Any]]:

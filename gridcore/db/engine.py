@@ -185,6 +185,9 @@ def _prepare_sqlite(engine: Engine, *, read_only: bool) -> None:
         cursor.execute("PRAGMA busy_timeout = 30000")
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
+        else:  # a claim touches some hundred pages: keep them, and check-point by the dozen of claims
+            cursor.execute("PRAGMA cache_size = -65536")
+            cursor.execute("PRAGMA wal_autocheckpoint = 10000")
         cursor.close()
 
     if not read_only:

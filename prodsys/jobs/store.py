@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Integer, bindparam, null, select, update
 from sqlalchemy import insert as insert_into
 
 from gridcore.db import bulk
+from gridcore.db.engine import is_sqlite
 from gridcore.db.idlists import within
 from gridcore.db.statements import chunks, lock_rows, run_many
 from prodsys.jobs.machine import ACTIVE, JOB, JobEvent, JobKind, JobState
@@ -92,7 +93,8 @@ ROWS = (
     .where(within(job.c.id))
     .order_by(job.c.id)
 )
-LOCKED = ROWS.with_for_update(key_share=True, of=job)
+#: Nothing but the jobs: of a joined row a statement that has waited for a lock sees what was there before.
+LOCK = select(job.c.id).where(within(job.c.id)).order_by(job.c.id).with_for_update(key_share=True)
 SHIFT = (
     update(job)
     .where(within(job.c.id))
@@ -240,27 +242,37 @@ class _Course:
         return self.steps[-1][1]
 
 
-def apply(conn: Connection, moves: Sequence[Move], now: datetime) -> list[Move]:
+def apply(conn: Connection, moves: Sequence[Move], now: datetime, tally: Tally | None = None) -> list[Move]:
     """Make the moves whose job is still in that attempt and knows the event; the moves made.
 
     A job may make several, in their order. The others are stale: the job has moved on by another hand. A
     claim opens the next attempt; until then the job keeps the number of its last one, and news of that one
-    still counts.
+    still counts. What they add up to is written at once, or left in the `tally` given to be written by the
+    caller: counters are locked after the last job.
     """
     if any(move.to == JobState.READY for move in moves):
         lock_rows(conn, queue, [QUEUE])
-    courses = {row.id: _Course(row, row.state, row.attempt) for row in _locked(conn, moves)}
+    rows = _locked(conn, [move.job_id for move in moves])
+    courses = {row.id: _Course(row, row.state, row.attempt) for row in rows}
     made = [move for move in moves if move.job_id in courses and courses[move.job_id].takes(move)]
-    _write(conn, [course for course in courses.values() if course.steps], now)
+    sums = Tally() if tally is None else tally
+    _write(conn, [course for course in courses.values() if course.steps], now, sums)
+    if tally is None:
+        sums.write(conn)
     return made
 
 
-def _locked(conn: Connection, moves: Sequence[Move]) -> list[Any]:
-    ids = sorted({move.job_id for move in moves})
-    return [row for chunk in chunks(ids, CHUNK) for row in conn.execute(LOCKED, {"ids": chunk}).all()]
+def _locked(conn: Connection, job_ids: Iterable[int]) -> list[Any]:
+    """The rows of jobs, in the order of their keys, locked and then read."""
+    rows: list[Any] = []
+    for chunk in chunks(sorted(set(job_ids)), CHUNK):
+        if not is_sqlite(conn):
+            conn.execute(LOCK, {"ids": chunk})
+        rows += conn.execute(ROWS, {"ids": chunk}).all()
+    return rows
 
 
-def _write(conn: Connection, courses: Sequence[_Course], now: datetime) -> None:
+def _write(conn: Connection, courses: Sequence[_Course], now: datetime, tally: Tally) -> None:
     together: dict[_Target, list[int]] = defaultdict(list)
     texts: dict[int, str] = {}  # of parameters, which jobs moved alike share
     for course in courses:
@@ -274,11 +286,9 @@ def _write(conn: Connection, courses: Sequence[_Course], now: datetime) -> None:
     run_many(conn, RECLASS, moved)
     for number in range(max((len(course.steps) for course in courses), default=0)):
         _remember(conn, _steps(courses, number), now)
-    tally = Tally()
     for course in courses:
         used = sum(move.used for _, move in course.steps)
         tally.moved(course.row, course.state, used, course.last.class_id)
-    tally.write(conn)
 
 
 class _Target(NamedTuple):
@@ -344,7 +354,7 @@ def rerank(conn: Connection, job_ids: Iterable[int], by: int) -> int:
     lock_rows(conn, queue, [QUEUE])
     tally, changed = Tally(), 0
     for chunk in chunks(sorted(set(job_ids)), CHUNK):
-        rows = conn.execute(LOCKED, {"ids": chunk}).all()
+        rows = _locked(conn, chunk)
         changed += conn.execute(RERANK, {"ids": [row.id for row in rows], "by": by}).rowcount
         for row in rows:
             if row.state == JobState.READY:

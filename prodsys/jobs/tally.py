@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, bindparam, case, select, tuple_, update
 
 from gridcore.db import bulk
-from gridcore.db.statements import insert_new, run_many
+from gridcore.db.statements import insert_new, lock_rows, run_many
 from prodsys.jobs.machine import ACTIVE, JobKind, JobState
 from prodsys.tables import class_use, job_class, share_node, task_count
 
@@ -113,6 +113,13 @@ class Tally:
 
     def _write_classes(self, conn: Connection) -> None:
         ready = {class_id: n for class_id, n in sorted(self._ready.items()) if class_id in self._head}
+        gone = {
+            key: n
+            for key, n in sorted(self._ready.items())
+            if n and key not in self._head and key not in self._taken
+        }
+        if ready and gone:  # each has its statement: none may wait while it holds a later one
+            lock_rows(conn, job_class, [*ready, *gone])
         rows = [{"of_class": key, "n": n, "head": self._head[key]} for key, n in ready.items()]
         run_many(conn, COUNT_READY, rows)
         taken = {key: n for key, n in sorted(self._ready.items()) if key in self._taken}
@@ -121,9 +128,6 @@ class Tally:
         bulk.change_columns(
             conn, job_class, {"id": list(taken)}, add={"ready": list(taken.values())}, put=heads
         )
-        gone = {
-            key: n for key, n in sorted(self._ready.items()) if n and key not in ready and key not in taken
-        }
         bulk.change_columns(conn, job_class, {"id": list(gone)}, add={"ready": list(gone.values())})
 
     def _write_uses(self, conn: Connection) -> None:

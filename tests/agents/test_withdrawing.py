@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servers.work_grid import STEP, Grid
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from gridcore.db import Database
+from gridcore.db import Database, insert_rows
 from prodsys import shares
 from prodsys.executors.base import BatchState, Refusal, Status, Submission, Submitted
 from prodsys.jobs.machine import JobState
-from prodsys.tables import attempt, job, output, task
+from prodsys.tables import attempt, job, output, task, work_limit
 
 
 class Full:
@@ -80,3 +80,23 @@ def test_a_starving_group_gets_what_another_has_queued_up(database: Database, tm
     assert all("withdrawn" in row.error and not row.penalty and not row.error_class for row in closed)
     left = grid.rows(select(output.c.job_id, output.c.attempt))
     assert not {(row.job_id, row.attempt) for row in closed} & {tuple(row) for row in left}
+
+
+def test_nothing_is_taken_back_for_work_that_may_not_start(database: Database, tmp_path: Path) -> None:
+    grid = Grid(database, tmp_path)
+    grid.executor = Full(room=3)
+    grid.agents = grid.make_agents()
+    now = grid.context.clock.now()
+    bound = {"id": 1, "name": "none", "share_path": "higgs", "max_jobs": 0}
+
+    def unit(conn: Connection) -> None:
+        shares.put(conn, 902, "higgs", None, 30, now)
+        insert_rows(conn, work_limit, [bound])
+
+    database.transaction(unit)
+    grid.submit(STEP.format(events=60))
+    grid.submit(OTHER.format(events=60).replace('group = "production"', 'group = "higgs"'), client_id="c2")
+    for _ in range(5):
+        grid.cycle()
+    assert states(grid, "production").count(JobState.SUBMITTED) == 3
+    assert not grid.rows(select(attempt).where(attempt.c.ended_at.is_not(None)))

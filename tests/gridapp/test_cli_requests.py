@@ -77,6 +77,17 @@ def test_a_draft_waits_for_its_owner(grid: Path, tmp_path: Path) -> None:
     assert run("request", "withdraw", made["request"], "--dir", grid).exit_code == 1
 
 
+def test_why_a_request_is_paused_is_told_in_the_words_of_who_did(grid: Path, tmp_path: Path) -> None:
+    key = submitted(grid, tmp_path)["request"]
+    request(grid, "pause", key, "--reason", "disks are full")
+    reason = request(grid, "show", key)["reason"]
+    assert reason.startswith("paused by ")
+    assert reason.endswith("; the reason given: disks are full")
+    request(grid, "resume", key)
+    request(grid, "pause", key)
+    assert "the reason given" not in request(grid, "show", key)["reason"]
+
+
 def test_a_request_is_steered_by_command(grid: Path, tmp_path: Path) -> None:
     made = submitted(grid, tmp_path)
     key, name = made["request"], made["tasks"][0]
@@ -99,8 +110,8 @@ def test_a_request_is_steered_by_command(grid: Path, tmp_path: Path) -> None:
         ("request pause", f"request {key}"),
         ("request resume", f"request {key}"),
         ("request extend", f"request {key}"),
-        ("task priority", f"task {name}"),
         ("request priority", f"request {key}"),
+        ("task priority", f"task {name}"),
         ("task priority", f"task {name}"),
         ("request share", f"request {key}"),
         ("request assign", f"request {key}"),

@@ -52,6 +52,11 @@ def test_the_sentence_says_it_plainly(found: Forecast, files: int, sentence: str
     assert told(found, files, "event", NOW) == sentence
 
 
+def test_what_does_not_go_on_has_no_end_in_sight() -> None:
+    found = forecast(600, 1000, 2 / 3, 600)
+    assert told(found, 12, "event", NOW, going=False) == "600 of 1000 events done (60 %), 12 files registered"
+
+
 @pytest.mark.parametrize(
     ("per_s", "text"),
     [(12.0, "12 files/s"), (0.5, "30 files/min"), (0.01, "36 files/h"), (1e-5, "0.864 files/day")],

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from gridapp.insights import agents, data, gauges, work
+from gridapp.insights.jobs import jobs_where
 from gridapp.insights.overview import overview, progress
 from gridapp.insights.tasks import TaskFacts, sentences
 from gridapp.insights.values import iso, plain, span
 from gridapp.insights.why import why
 from gridapp.invariants import INVARIANTS
-from gridcore.db import Database
+from gridcore.db import Database, dbnow
 from gridcore.db.invariants import violations
 from gridcore.errors import NotFound, UsageError
 from prodsys.jobs.machine import JobKind, JobState
+from prodsys.selector_parser import parse
 from prodsys.states import TaskState
 
 Grid = tuple[Database, Names]
@@ -269,4 +271,17 @@ def test_the_eta_goes_by_the_pace_so_far() -> None:
     task = {"units": units, "state": "ACTIVE", "created_at": iso(start)}
     assert progress(task, start + timedelta(seconds=50))["eta_s"] == 150.0
     assert progress({**task, "state": "COMPLETED"}, start)["eta_s"] is None
+    assert progress({**task, "state": "PAUSED"}, start + timedelta(seconds=50))["eta_s"] is None
     assert progress({**task, "units": {**units, "done": 0}}, start)["eta_s"] is None
+
+
+def test_ended_jobs_are_chosen_by_the_site_they_were_at(grid: Grid) -> None:
+    def chosen(where: str) -> list[str]:
+        found = ask(grid, lambda conn: jobs_where(conn, parse(where), dbnow(conn)))
+        return [one["name"] for one in found]
+
+    failed = f"{grid[1].generate}/5"
+    assert chosen("state = FAILED and last_site = T2_DE_*") == [failed]
+    assert chosen("state = FAILED and not last_site = T2_DE_Birch") == []
+    assert chosen("state = FAILED and site = T2_DE_Birch") == []
+    assert chosen("attempt = 0 and last_site = *") == []

@@ -78,6 +78,15 @@ def test_an_order_is_previewed_given_and_undone(grid: Path) -> None:
     assert states(grid) == 4 * ["READY"]
 
 
+def test_an_order_that_fits_no_job_says_so(grid: Path) -> None:
+    result = run(grid, "job", "release", "--where", "state = READY")
+    assert json.loads(result.stdout)["changed"] == 0
+    assert "nothing to release: no job meant is HELD" in result.stderr
+    assert "tierflow request resume ID" in result.stderr
+    held = run(grid, "job", "retry", "--where", "state = READY", "--dry-run")
+    assert "nothing to retry" in held.stderr
+
+
 def test_priority_is_relative(grid: Path) -> None:
     (task,) = {one["task"] for one in told(grid, "job", "list")}
     assert told(grid, "job", "priority", "--by", "-5", f"{task}/2")["changed"] == 1

@@ -82,6 +82,54 @@ def test_what_is_too_wide_for_a_table_is_lines() -> None:
     assert lines[1][1] == rows[0]["lfn"]
 
 
+def test_columns_that_may_go_go_before_a_table_does() -> None:
+    rows = [{name: name[0] * 30 for name in ("ape", "bear", "cat", "dog")}]
+    text = shown(Terminal(), rows, ("ape", "bear?", "cat", "dog?"))
+    assert text.split() == ["ape", "bear", "cat", *(letter * 30 for letter in "abc")]
+    assert list(json.loads(shown(io.StringIO(), rows, ("ape", "bear?")))[0]) == ["ape", "bear", "cat", "dog"]
+
+
+def test_a_table_squeezes_its_sentences_not_its_names() -> None:
+    rows = [{"name": "n" * 38, "reason": "why " * 40, "of many": 7, "last": "x"}]
+    text = shown(Terminal(), rows)
+    assert "n" * 38 in text
+    assert text.splitlines()[0].split() == ["name", "reason", "of", "many", "last"]
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert text.splitlines()[1].split()[-2:] == ["7", "x"]
+
+
+def test_a_list_within_a_record_has_columns_of_its_own() -> None:
+    record = {"name": "x", "tasks": [{"name": "t", "units": {"done": 1}, "hidden": 2}]}
+    text = shown(Terminal(), record, tables={"tasks": ("name", "units.done")})
+    assert text.split() == ["name", "x", "tasks:", "name", "units", "done", "t", "1"]
+
+
+def test_sentences_have_lines_of_their_own_and_long_ones_are_wrapped_at_words() -> None:
+    long = " ".join(["word"] * 40)
+    lines = shown(Terminal(), {"because": ["one, two", long], "name": "n" * 150}).splitlines()
+    assert lines[0] == "because  one, two"
+    assert len(lines) == 4
+    assert all(len(line) <= 120 for line in lines[:3])
+    assert [line[:9] for line in lines[1:3]] == [" " * 9] * 2
+    assert lines[3] == "name     " + "n" * 150
+
+
+def test_a_record_too_long_for_a_line_is_a_part_of_its_own() -> None:
+    inner = {"site": "T2_DE_Ash", "error": "x" * 60}
+    text = shown(Terminal(), {"what": "w", "evidence": {"name": 3, "last": inner}})
+    lines = [line.split() for line in text.splitlines() if line]
+    assert lines[:3] == [["what", "w"], ["evidence:"], ["name", "3"]]
+    assert lines[3][:3] == ["last", "site", "T2_DE_Ash,"]
+    short = shown(Terminal(), {"jobs": {"process": {"DONE": 1}, "merge": {}}})
+    assert short == "jobs  process DONE 1, merge -\n"
+
+
+def test_people_get_seconds_and_whole_numbers() -> None:
+    assert output.cell("2026-03-01T12:00:00.250Z") == "2026-03-01T12:00:00Z"
+    assert (output.cell(21600.0), output.cell(0.25)) == ("21600", "0.25")
+    assert output.cell({"done": 1, "sentence": "1 of 2 events done"}) == "1 of 2 events done"
+
+
 def test_json_on_a_terminal_when_asked() -> None:
     text = shown(Terminal(), [{"name": HOSTILE}], as_json=True)
     assert json.loads(text) == [{"name": HOSTILE}]

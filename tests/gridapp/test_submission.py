@@ -8,17 +8,18 @@ from pathlib import Path
 
 import embedded_grid
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select, update
 
 from agents.runtime.agent import Context
-from catalogs.tables import dataset
+from catalogs.tables import dataset, site
 from gridapp import session, submission, wiring
 from gridapp.installation import Installation
 from gridapp.invariants import INVARIANTS
 from gridcore.db.invariants import violations
 from gridcore.errors import Conflict, Denied, GridError, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
-from prodsys.tables import request, request_history, sandbox, task
+from prodsys.tables import endpoint, request, request_history, sandbox, task
+from prodsys.workflow import Request
 
 OPERATOR = Principal("ops", roles={EVERYWHERE: frozenset([Role.PRODUCTION, Role.OPERATOR])})
 USER = Principal("ann", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})
@@ -223,3 +224,40 @@ def test_a_task_of_too_many_jobs_is_refused_with_its_step(grid: Grid) -> None:
     with pytest.raises(UsageError, match=r"step 'generate'.*1,000,000 jobs"):
         grid.request(OPERATOR)
     assert grid.rows() == [0, 0, 0, 0, 0]
+
+
+def test_only_what_was_looked_at_is_approved(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner takes it back and writes it anew while the one who decides still looks at it."""
+    shell, context = grid.installation, grid.context
+    key = int(str(grid.request(USER)["request"]))
+    look = submission._check_area
+
+    def meanwhile(actor: Principal, document: Request) -> None:
+        look(actor, document)
+        monkeypatch.undo()
+        submission.withdraw(shell, context, key, USER)
+        grid.path.write_text(embedded_grid.REQUEST.replace("/store/mc", "/store/data"))
+        submission.edit(shell, context, key, grid.path, USER)
+        submission.hand_in(shell, context, key, USER)
+
+    monkeypatch.setattr(submission, "_check_area", meanwhile)
+    with pytest.raises(Conflict, match="changed just now"):
+        submission.approve(shell, context, key, OPERATOR)
+    assert grid.rows()[2] == 0
+    assert submission.approve(shell, context, key, OPERATOR)["state"] == "RUNNING"
+
+
+def test_a_site_left_by_the_decision_has_to_be_able_to_run_it(grid: Grid) -> None:
+    def offer(conn: Connection) -> str:
+        first = conn.execute(select(site.c.id, site.c.name).order_by(site.c.id)).first()
+        assert first is not None
+        small = update(endpoint).where(endpoint.c.site_id == first.id)
+        conn.execute(small.values(offer={"memory_mb_per_core": 1000}))
+        return str(first.name)
+
+    grid.path.write_text(embedded_grid.REQUEST.replace("wall_s = 600", "wall_s = 600, memory_mb = 2000"))
+    key = int(str(grid.request(USER)["request"]))
+    name = grid.installation.database.transaction(offer)
+    with pytest.raises(UsageError, match="can run at no site"):
+        submission.approve(grid.installation, grid.context, key, OPERATOR, assigned=[name])
+    assert grid.rows()[2:] == [0, 1, 0]

@@ -49,6 +49,43 @@ def test_the_page_shows_the_grid(client: TestClient, grid: tuple[TestClient, Nam
     assert 'hx-get="/live" hx-trigger="every 2s"' in page
 
 
+def test_the_page_tells_what_waits_for_somebody(client: TestClient, grid: tuple[TestClient, Names]) -> None:
+    text = text_of(client.get("/live").text)
+    assert (
+        f"Waiting for somebody request {grid[1].request + 1}, pbpb submitted waits for the approval" in text
+    )
+    assert "Its turn: an approver." in text
+
+
+def test_an_open_breaker_is_told_with_its_cure(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = pages.overview
+    one = {"site": "T2_DE_Birch", "class": "stage_in", "state": "OPEN", "reason": f"9 of 9 {SCRIPT}"}
+    monkeypatch.setattr(pages, "overview", lambda *args: {**seen(*args), "breakers": [one]})
+    page = client.get("/live").text
+    assert "breaker of stage in open 9 of 9" in text_of(page)
+    assert "tierflow breaker reset T2_DE_Birch stage_in" in page
+    assert 'class="pill b-open"' in page
+    assert "<script>alert" not in page
+
+
+def test_groups_at_sites_are_a_fragment_of_the_page(client: TestClient) -> None:
+    fragment = client.get("/live?part=groups").text
+    assert "<html" not in fragment
+    assert fragment.strip() in client.get("/").text
+    assert 'hx-get="/live?part=groups" hx-trigger="every 30s"' in client.get("/").text
+    assert re.search(r"T2_DE_Birch heavy \d of 4 \d", text_of(fragment))
+
+
+def test_more_groups_than_shown_are_counted(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"site": "T2", "group": "g", "site_slots": 4, "slots": 1, "running": 1, "waiting": 0}
+    row |= {"response_s": None, "response": "unknown", "how": "unknown: it is <b>so</b>"}
+    monkeypatch.setattr(pages, "views", lambda conn: [row] * (pages.GROUPS_SHOWN + 3))
+    page = client.get("/live?part=groups").text
+    assert "and 3 more: tierflow share views" in text_of(page)
+    assert page.count('<th scope="row">') == pages.GROUPS_SHOWN
+    assert "<b>" not in page
+
+
 def test_the_page_works_without_scripts(client: TestClient) -> None:
     page = client.get("/").text
     assert '<noscript><meta http-equiv="refresh"' in page

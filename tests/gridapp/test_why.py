@@ -89,7 +89,8 @@ def test_an_endpoint_nobody_holds_is_said_first(grid: Grid) -> None:
 def test_a_task_quotes_its_stuck_jobs_and_deliveries(grid: Grid) -> None:
     answer = ask(grid, grid[1].generate)
     told = " | ".join(answer["because"])
-    assert "1 job out of retries" in told
+    assert answer["because"][0] == "1 job out of retries"
+    assert answer["next"] == f"tierflow job list --task {grid[1].generate} --state FAILED"
     assert f"{grid[1].generate}/5: exit code 84" in told
     assert "delivery to Alder_Disk" in told
     assert ask(grid, grid[1].reduce)["turn"] == "the job_maker"

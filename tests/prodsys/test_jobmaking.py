@@ -16,6 +16,7 @@ from agents.job_maker import JobMaker
 from catalogs import bookkeeping, discovery
 from catalogs.states import BlockState
 from catalogs.tables import block
+from gridapp.insights import why
 from gridcore.db import Database, insert_rows
 from gridcore.errors import UsageError
 from prodsys import jobdocument, jobmaking, lumis, slicing, tasks, workflow
@@ -240,8 +241,12 @@ def test_a_task_that_cannot_be_cut_does_not_stop_the_others(lumi_input: LumiInpu
     assert specs(grid) == []
     with grid.database.snapshot() as conn:
         found = slicing.obstacle(conn, grid.task(name), 10)
+        told = why.why(conn, name, grid.context.clock.now())
     assert found is not None
     assert "knows no lumi of /store/data/f0.root" in found.message
+    assert any("f0.root" in line for line in told["because"])
+    assert any("files_per_job" in line for line in told["because"])
+    assert told["turn"] == "an operator"
 
 
 def test_the_number_of_jobs_of_files_is_told_without_reading_them(lumi_input: LumiInput) -> None:

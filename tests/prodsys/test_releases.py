@@ -53,7 +53,9 @@ def end(grid: Grid, row: Any) -> bool:
         keys = conn.execute(select(attempt.c.batch_key).where(attempt.c.job_id == row.id)).scalars().all()
         (one,) = attempts.by_key(conn, keys).values()
         inputs = outputs.of_merges(conn, [row.id])
-        return releases.end(settler, one, inputs, "the merge reports 9 events, its inputs hold 10")
+        ended = releases.end(settler, one, inputs, "the merge reports 9 events, its inputs hold 10")
+        settler.write()
+        return ended
 
     return grid.database.transaction(unit)
 
