@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, String, and_, bindparam, cast, delete, func, insert, select, update
 
 from gridcore.db import bulk
+from gridcore.db.bulk import Change
 from gridcore.db.idlists import within
 from gridcore.db.statements import run_many, select_in
 from gridcore.ids import BatchKey
@@ -179,7 +180,8 @@ def _key(one: Attempt) -> tuple[int, int]:
 def _put(conn: Connection, rows: Sequence[Attempt], put: Mapping[str, Sequence[Any]], only: str = "") -> None:
     """Write columns of attempts given in the order of their keys; `only` where that column is NULL."""
     keys = {"job_id": [one.job_id for one in rows], "attempt": [one.attempt for one in rows]}
-    bulk.change_columns(conn, attempt, keys, put=put, only=only)
+    if rows:
+        bulk.change(conn, [Change(attempt, keys, put=put, only=only)])
 
 
 def admit_all(conn: Connection, told: Iterable[tuple[Attempt, Admission]], now: datetime) -> None:

@@ -23,7 +23,7 @@ from prodsys.limits import Room
 from prodsys.tables import class_site, endpoint, job_class
 
 #: How long an outlook is kept, in seconds.
-KEPT_S = 0.25
+KEPT_S = 1.0
 
 _OF_SITE = (
     class_site.c.site_id == bindparam("at_site"),

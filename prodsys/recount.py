@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Select, and_, case, func, select, update
 from sqlalchemy import bindparam as bind
 
 from gridcore.db import bulk
+from gridcore.db.bulk import Change
 from gridcore.db.statements import insert_new, lock_rows
 from prodsys.jobs.machine import ACTIVE, JobState
 from prodsys.jobs.store import QUEUE
@@ -159,7 +160,7 @@ def mend(conn: Connection, kinds: Collection[str] = ALL) -> dict[str, int]:
 def _mend_classes(conn: Connection) -> None:
     if rows := conn.execute(CLASSES).all():
         ids, short = zip(*rows, strict=True)
-        bulk.change_columns(conn, job_class, {"id": ids}, add={"ready": short})
+        bulk.change(conn, [Change(job_class, {"id": ids}, {"ready": short})])
     for row in conn.execute(HEADS).all():
         conn.execute(ADVANCE_HEAD, {"of_class": row.id, "head": row.head})
 
@@ -170,20 +171,20 @@ def _mend_uses(conn: Connection) -> None:
     if rows := conn.execute(USES).all():
         class_ids, site_ids, jobs, cores = zip(*rows, strict=True)
         keys = {"class_id": class_ids, "site_id": site_ids}
-        bulk.change_columns(conn, class_use, keys, add={"jobs": jobs, "cores": cores})
+        bulk.change(conn, [Change(class_use, keys, {"jobs": jobs, "cores": cores})])
 
 
 def _mend_tasks(conn: Connection) -> None:
     if rows := conn.execute(TASKS).all():
         task_ids, kinds, states, jobs, units = zip(*rows, strict=True)
         keys = {"task_id": task_ids, "kind": kinds, "state": states}
-        bulk.change_columns(conn, task_count, keys, add={"jobs": jobs, "units": units})
+        bulk.change(conn, [Change(task_count, keys, {"jobs": jobs, "units": units})])
 
 
 def _mend_leaves(conn: Connection) -> None:
     if rows := conn.execute(LEAVES).all():
         ids, short = zip(*rows, strict=True)
-        bulk.change_columns(conn, share_node, {"id": ids}, add={"running": short})
+        bulk.change(conn, [Change(share_node, {"id": ids}, {"running": short})])
 
 
 #: Who puts which right, in the order of locks.

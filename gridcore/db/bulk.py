@@ -7,8 +7,10 @@ columns' own types.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect, Table, Update, bindparam, insert, update
@@ -46,38 +48,59 @@ def insert_columns(
             copy.write_row(row)
 
 
-def change_columns(
-    conn: Connection,
-    table: Table,
-    keys: Columns,
-    *,
-    add: Columns | None = None,
-    put: Columns | None = None,
-    only: str = "",
-) -> int:
-    """Update rows named by their keys, given by column in ascending order; how many there were.
+class Change(NamedTuple):
+    """An update of rows named by their keys, given by column in ascending order.
 
     `add` is added to what a column holds, `put` replaces it; `only` names a column that must be NULL.
-    Rows are locked in the order given.
     """
-    add, put = add or {}, put or {}
-    if not len(next(iter(keys.values()))):
-        return 0
-    shape = _Shape(table, tuple(keys), tuple(add), tuple(put), only)
-    columns = {**add, **put, **keys}
+
+    table: Table
+    keys: Columns
+    add: Columns = MappingProxyType({})
+    put: Columns = MappingProxyType({})
+    only: str = ""
+
+    @property
+    def shape(self) -> _Shape:
+        """What it does, whatever its values."""
+        return _Shape(self.table, tuple(self.keys), tuple(self.add), tuple(self.put), self.only)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """All its values, in the order in which the statement takes them."""
+        return {**self.add, **self.put, **self.keys}
+
+    def bound(self, dialect: Dialect) -> list[Sequence[Any]]:
+        """The same as the driver takes them."""
+        return [_bound(dialect, self.table, name, column) for name, column in self.columns().items()]
+
+
+def change(conn: Connection, changes: Sequence[Change]) -> list[int]:
+    """Make the changes one after the other, in one round trip where the driver can; how many rows each found.
+
+    Within each, rows are locked in the order given.
+    """
     if conn.dialect.name == "oracle":
-        rows = [
-            {f"b_{name}"[:30]: value for name, value in zip(columns, row, strict=True)}
-            for row in zip(*columns.values(), strict=True)
-        ]
-        return conn.execute(_change(shape), rows).rowcount
-    values = [_bound(conn.dialect, table, name, column) for name, column in columns.items()]
+        return [_change_each(conn, one) for one in changes]
     driver: Any = conn.connection.driver_connection
     if conn.dialect.name == "sqlite":
-        cursor = driver.executemany(_change_text(shape), zip(*values, strict=True))
+        cursors = [
+            driver.executemany(_change_text(one.shape), zip(*one.bound(conn.dialect), strict=True))
+            for one in changes
+        ]
     else:
-        cursor = driver.execute(_arrays_text(shape, conn.dialect), [_array(one) for one in values])
-    return int(cursor.rowcount)
+        calls = [
+            (_arrays_text(one.shape, conn.dialect), [_array(values) for values in one.bound(conn.dialect)])
+            for one in changes
+        ]
+        with driver.pipeline() if len(calls) > 1 else nullcontext():
+            cursors = [driver.execute(text, values) for text, values in calls]
+    return [int(cursor.rowcount) for cursor in cursors]
+
+
+def _change_each(conn: Connection, one: Change) -> int:
+    names = [f"b_{name}"[:30] for name in one.columns()]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*one.columns().values(), strict=True)]
+    return conn.execute(_change(one.shape), rows).rowcount
 
 
 def _array(values: Sequence[Any]) -> Any:

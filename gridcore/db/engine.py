@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from gridcore import metrics
@@ -22,6 +22,8 @@ from gridcore.errors import Unavailable, UsageError
 T = TypeVar("T")
 
 ATTEMPTS = 8
+#: A connection unused for longer is tried before it is used, in seconds.
+IDLE_S = 5.0
 #: Serialization failure, deadlock, lock not available.
 RETRYABLE_SQLSTATES = frozenset(["40001", "40P01", "55P03"])
 
@@ -140,7 +142,7 @@ class Database:
         return error
 
     def _engine(self, *, read_only: bool) -> Engine:
-        options: dict[str, Any] = {"pool_pre_ping": self.dialect != "sqlite"}
+        options: dict[str, Any] = {}
         if self.dialect == "postgresql":
             options["connect_args"] = {"connect_timeout": 10}
             if read_only:
@@ -160,7 +162,26 @@ class Database:
         )
         if self.dialect == "sqlite":
             _prepare_sqlite(engine, read_only=read_only)
+        else:
+            _ping_idle(engine)
         return engine
+
+
+def _ping_idle(engine: Engine) -> None:
+    """Look after connections that lay idle: a ping before every transaction would be a round trip of each."""
+
+    @event.listens_for(engine, "checkin")
+    def checkin(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(raw: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) < IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(raw)
+        except Exception as error:
+            raise DisconnectionError from error
 
 
 def dbnow(conn: Connection) -> datetime:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, case, select, tuple_, update
 
 from gridcore.db import bulk
+from gridcore.db.bulk import Change
 from gridcore.db.statements import insert_new, lock_rows, run_many
 from prodsys.jobs.machine import ACTIVE, JobKind, JobState
 from prodsys.tables import class_use, job_class, share_node, task_count
@@ -93,25 +95,14 @@ class Tally:
 
     def write(self, conn: Connection) -> None:
         """Add the sums to the rows, in the order class < use < task < leaf, ascending within each."""
-        self._write_classes(conn)
-        self._write_uses(conn)
-        self._write_tasks(conn)
-        self._write_leaves(conn)
+        classes = self._classes(conn)
+        uses = [(*pair, *sums) for pair, sums in sorted(self._use.items()) if any(sums)]
+        changes = [*classes, *_uses(uses), *self._tasks(), *self._leaves()]
+        found = bulk.change(conn, changes)
+        if uses and found[len(classes)] < len(uses):
+            _open_missing(conn, uses)
 
-    def _write_tasks(self, conn: Connection) -> None:
-        cells = [(*key, *sums) for key, sums in sorted(self._jobs.items()) if any(sums)]
-        if cells:
-            task_ids, kinds, states, jobs, units = zip(*cells, strict=True)
-            keys = {"task_id": task_ids, "kind": kinds, "state": states}
-            bulk.change_columns(conn, task_count, keys, add={"jobs": jobs, "units": units})
-
-    def _write_leaves(self, conn: Connection) -> None:
-        charges = [(leaf_id, *sums) for leaf_id, sums in sorted(self._leaf.items()) if any(sums)]
-        if charges:
-            ids, cores, used = zip(*charges, strict=True)
-            bulk.change_columns(conn, share_node, {"id": ids}, add={"running": cores, "used": used})
-
-    def _write_classes(self, conn: Connection) -> None:
+    def _classes(self, conn: Connection) -> list[Change]:
         ready = {class_id: n for class_id, n in sorted(self._ready.items()) if class_id in self._head}
         gone = {
             key: n
@@ -123,30 +114,45 @@ class Tally:
         rows = [{"of_class": key, "n": n, "head": self._head[key]} for key, n in ready.items()]
         run_many(conn, COUNT_READY, rows)
         taken = {key: n for key, n in sorted(self._ready.items()) if key in self._taken}
-        # Nothing READY is left before the last job taken: the next claim starts there.
-        heads = {"head_rank": [self._taken[key] for key in taken]}
-        bulk.change_columns(
-            conn, job_class, {"id": list(taken)}, add={"ready": list(taken.values())}, put=heads
-        )
-        bulk.change_columns(conn, job_class, {"id": list(gone)}, add={"ready": list(gone.values())})
+        changes = []
+        if taken:  # nothing READY is left before the last job taken: the next claim starts there
+            heads = {"head_rank": [self._taken[key] for key in taken]}
+            changes.append(Change(job_class, {"id": list(taken)}, {"ready": list(taken.values())}, heads))
+        if gone:
+            changes.append(Change(job_class, {"id": list(gone)}, {"ready": list(gone.values())}))
+        return changes
 
-    def _write_uses(self, conn: Connection) -> None:
-        rows = [(*pair, *sums) for pair, sums in sorted(self._use.items()) if any(sums)]
-        if not rows:
-            return
-        class_ids, site_ids, jobs, cores = zip(*rows, strict=True)
-        keys = {"class_id": class_ids, "site_id": site_ids}
-        if bulk.change_columns(conn, class_use, keys, add={"jobs": jobs, "cores": cores}) == len(rows):
-            return
-        known = {tuple(row) for row in conn.execute(USES, {"pairs": [row[:2] for row in rows]})}
-        for class_id, site_id, n_jobs, n_cores in rows:
-            if (class_id, site_id) not in known:
-                _open_use(conn, class_id, site_id, n_jobs, n_cores)
+    def _tasks(self) -> list[Change]:
+        cells = [(*key, *sums) for key, sums in sorted(self._jobs.items()) if any(sums)]
+        if not cells:
+            return []
+        task_ids, kinds, states, jobs, units = zip(*cells, strict=True)
+        keys = {"task_id": task_ids, "kind": kinds, "state": states}
+        return [Change(task_count, keys, {"jobs": jobs, "units": units})]
+
+    def _leaves(self) -> list[Change]:
+        charges = [(leaf_id, *sums) for leaf_id, sums in sorted(self._leaf.items()) if any(sums)]
+        if not charges:
+            return []
+        ids, cores, used = zip(*charges, strict=True)
+        return [Change(share_node, {"id": ids}, {"running": cores, "used": used})]
 
 
-def _open_use(conn: Connection, class_id: int, site_id: int, jobs: int, cores: int) -> None:
-    """The first job of a class at a site; of two at once the second adds to the first one's row."""
-    new = {"class_id": class_id, "site_id": site_id, "jobs": jobs, "cores": cores}
-    if not insert_new(conn, class_use, new):
-        keys = {"class_id": [class_id], "site_id": [site_id]}
-        bulk.change_columns(conn, class_use, keys, add={"jobs": [jobs], "cores": [cores]})
+Use = tuple[int, ...]
+"""(class, site, jobs, cores)"""
+
+
+def _uses(uses: Sequence[Use]) -> list[Change]:
+    if not uses:
+        return []
+    class_ids, site_ids, jobs, cores = zip(*uses, strict=True)
+    return [Change(class_use, {"class_id": class_ids, "site_id": site_ids}, {"jobs": jobs, "cores": cores})]
+
+
+def _open_missing(conn: Connection, uses: Sequence[Use]) -> None:
+    """The first jobs of a class at a site; of two at once the second adds to the first one's row."""
+    known = {tuple(row) for row in conn.execute(USES, {"pairs": [use[:2] for use in uses]})}
+    for use in uses:
+        row = dict(zip(("class_id", "site_id", "jobs", "cores"), use, strict=True))
+        if use[:2] not in known and not insert_new(conn, class_use, row):
+            bulk.change(conn, _uses([use]))
