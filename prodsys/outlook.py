@@ -171,6 +171,10 @@ class Memory:
         since, found = self._seen.get((site_id, endpoint_id), (0.0, None))
         return found if self._monotonic() - since <= self._kept_s else None
 
+    def clear(self) -> None:
+        """Something has changed that the next claim must see."""
+        self._seen.clear()
+
     def keep(self, site_id: int, endpoint_id: int, found: Outlook) -> None:
         """Remember it, unless a breaker counts what is sent."""
         if found.allowed is None:

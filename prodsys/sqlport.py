@@ -201,7 +201,10 @@ class SqlQueuePort:
         for one in sorted(found, key=lambda one: unstarted.index(one.key)):
             sent[of[one.job_id].leaf_id].append(one.key)
         cores = {row.leaf_id: float(row.cores) for row in of.values()}
-        return withdrawals.plan(nodes, waiting, sent, cores)
+        keys = withdrawals.plan(nodes, waiting, sent, cores)
+        if keys:  # the slots are for a leaf that a claim may not have seen yet
+            self._memory.clear()
+        return keys
 
     def reported(self, call: Call, news: News) -> None:
         """Take news in the order unsent, withdrawn, admitted, refused, lost."""

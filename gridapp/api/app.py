@@ -36,6 +36,7 @@ def create_app(installation: Served, hosts: Collection[str] | None = None) -> Fa
     app = FastAPI(title="Tierflow", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.database = installation.database
     app.state.heartbeat_s = installation.settings.lease.heartbeat_s
+    app.state.most_jobs = installation.settings.work.max_jobs_per_task
     app.include_router(routes.v1)
     app.include_router(routes.health)
     app.include_router(pages.router)

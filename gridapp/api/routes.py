@@ -167,7 +167,8 @@ def explain(request: Request, what: str) -> dict[str, Any]:
     """The answer to why, for the API and the page."""
 
     def question(conn: Connection) -> dict[str, Any]:
-        return why(conn, what, dbnow(conn), request.app.state.heartbeat_s)
+        state = request.app.state
+        return why(conn, what, dbnow(conn), state.heartbeat_s, state.most_jobs)
 
     answer: dict[str, Any] = ask(request, question)
     return answer

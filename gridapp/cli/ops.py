@@ -103,7 +103,9 @@ def why(place: Place, what: str) -> Record:
     from gridcore.db import dbnow
 
     with place.connected() as installation, installation.database.snapshot() as conn:
-        return answer(conn, what, dbnow(conn), installation.settings.lease.heartbeat_s)
+        settings = installation.settings
+        cap = settings.work.max_jobs_per_task
+        return answer(conn, what, dbnow(conn), settings.lease.heartbeat_s, cap)
 
 
 @click.command("doctor", cls=Verb)

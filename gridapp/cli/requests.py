@@ -63,6 +63,8 @@ def _tell(made: Record) -> None:
         output.say(f"it waits for approval: tierflow request approve {made['request']}")
     if made["state"] == "DRAFT":
         output.say(f"it is a draft: tierflow request submit-draft {made['request']}")
+    for step, jobs in made.get("held", {}).items():
+        output.say(f"step {step}: {jobs} jobs will be held: their one lumi exceeds max_events_per_job")
 
 
 @request.command("edit")

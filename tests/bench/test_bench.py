@@ -294,7 +294,9 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 def test_nothing_is_left_after_a_signal(temporary: Path, name: str) -> None:
     import signal
 
-    command = [sys.executable, "-c", "from gridapp.cli.main import main; main()"]
+    # A shell's background job ignores SIGINT, and so would all its children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from gridapp.cli.main import main; main()"]
     bench: subprocess.Popen[Any] = subprocess.Popen(
         [*command, "bench", "match", "--backend", "postgres", "--rows", "300000"],
         env={**os.environ, "TMPDIR": str(temporary)},
