@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from catalogs.tables import site
 from prodsys.tables import class_use, job_class, share_node, work_limit
@@ -16,17 +16,19 @@ AT_SITE = (
     .where(or_(work_limit.c.site_id.is_(None), work_limit.c.site_id == bindparam("at_site")))
     .order_by(work_limit.c.id)
 )
+#: What runs, by all that limits tell apart.
 USES = (
     select(
         class_use.c.site_id,
-        class_use.c.jobs,
-        class_use.c.cores,
-        job_class.c.task_type,
         share_node.c.path,
+        job_class.c.task_type,
+        func.sum(class_use.c.jobs).label("jobs"),
+        func.sum(class_use.c.cores).label("cores"),
     )
     .join(job_class, job_class.c.id == class_use.c.class_id)
     .join(share_node, share_node.c.id == job_class.c.leaf_id)
     .where(class_use.c.jobs > 0)
+    .group_by(class_use.c.site_id, share_node.c.path, job_class.c.task_type)
 )
 ALL = (
     select(work_limit, site.c.name.label("site"))
@@ -102,8 +104,8 @@ def filled(conn: Connection, found: Sequence[Room]) -> list[Room]:
     for use in conn.execute(USES):
         for room in found:
             if room.site_id in (None, use.site_id) and room.covers(use.path, use.task_type):
-                room.jobs += use.jobs
-                room.cores += use.cores
+                room.jobs += int(use.jobs)
+                room.cores += int(use.cores)
     return list(found)
 
 
