@@ -18,7 +18,7 @@ from gridapp import carrying
 from gridapp.carrying import Tell, silent
 from gridapp.insights.values import plain, record
 from gridapp.selections import Chosen, Selection, choose, count, of_task, task_of
-from gridcore import identity
+from gridcore import audit, identity
 from gridcore.errors import Conflict, Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from prodsys import holds, operations, orders, requests, selection, selectors, slicing, tasks
@@ -196,7 +196,7 @@ def _start(
             **({"named": order.selector["named"]} if "named" in order.selector else {}),
             **({} if by is None else {"by": by}),
         }
-        operations.audit(conn, actor.name, f"job {verb.value}", subject, now, detail)
+        audit.record(conn, actor.name, f"job {verb.value}", subject, now, detail)
 
     context.database.transaction(unit)
     return order
@@ -274,7 +274,7 @@ def _start_undo(context: Context, order: Order, actor: Principal) -> Order:
         )
         orders.start(conn, new)
         detail = {"operation": key, "jobs": new.total, "undone": order.verb.value}
-        operations.audit(conn, actor.name, "operation undo", f"operation {order.id}", now, detail)
+        audit.record(conn, actor.name, "operation undo", f"operation {order.id}", now, detail)
         return new
 
     return context.database.transaction(unit)

@@ -45,8 +45,9 @@ from gridapp.backup import (
     member,
 )
 from gridapp.invariants import INVARIANTS
+from gridcore import audit
 from gridcore.clock import SystemClock
-from gridcore.db import Database, dbnow, insert_rows
+from gridcore.db import Database, dbnow
 from gridcore.db.flock import file_lock
 from gridcore.db.invariants import violations
 from gridcore.db.leases import Owner
@@ -99,8 +100,7 @@ def restore(database: Database, file: Path, *, force: bool, actor: str) -> Manif
         except (OSError, sqlite3.Error) as error:
             raise GridError(f"{file} was not restored: {error}", hint="nothing was changed") from error
     detail = {"taken_at": manifest.taken_at, "schema": manifest.contents.schema, "file": str(file)}
-    row = {"at": now, "actor": actor, "verb": "db.restore", "subject": "database", "detail": detail}
-    database.transaction(lambda conn: insert_rows(conn, audit_log, [row]))
+    database.transaction(lambda conn: audit.record(conn, actor, "db.restore", "database", now, detail))
     return manifest
 
 

@@ -11,11 +11,10 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from gridapp.insights.values import not_found
-from gridcore import identity
-from gridcore.db.statements import insert_rows, lock_rows
+from gridcore import audit, identity
+from gridcore.db.statements import lock_rows
 from gridcore.errors import UsageError
 from gridcore.identity import Action, Principal
-from gridcore.tables import audit_log
 from prodsys import shares
 from prodsys.fairshare import ShareNode, check_tree
 from prodsys.jobs.store import QUEUE
@@ -85,6 +84,5 @@ def _write(
     was, now = planned(conn, path, settings, at)
     if shares.change(conn, path, now, at):
         detail = {name: [was[name], now[name]] for name in settings if was[name] != now[name]}
-        row = {"at": at, "actor": actor, "verb": "share set", "subject": f"share {path}", "detail": detail}
-        insert_rows(conn, audit_log, [row])
+        audit.record(conn, actor, "share set", f"share {path}", at, detail)
     return was, now

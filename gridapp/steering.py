@@ -13,11 +13,9 @@ from catalogs.sites import StorageElement
 from catalogs.states import Switch
 from datamgmt import subscriptions
 from gridapp.insights.values import not_found
-from gridcore import identity
-from gridcore.db.statements import insert_rows
+from gridcore import audit, identity
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
-from gridcore.tables import audit_log
 
 
 def subscribe(
@@ -138,14 +136,8 @@ def switch_link(
 
     def unit(conn: Connection) -> None:
         sites.set_link_state(conn, found[0].id, state, note)
-        row = {
-            "at": now,
-            "actor": actor.name,
-            "verb": f"link {state.value.lower()}",
-            "subject": f"link {src} -> {dst}",
-            "detail": {"note": note},
-        }
-        insert_rows(conn, audit_log, [row])
+        verb = f"link {state.value.lower()}"
+        audit.record(conn, actor.name, verb, f"link {src} -> {dst}", now, {"note": note})
 
     context.database.transaction(unit)
     return {"src": src, "dst": dst, "state": state.value, "note": note}

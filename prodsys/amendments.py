@@ -10,9 +10,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from catalogs import bookkeeping
-from gridcore.db.statements import insert_rows
+from gridcore import audit
 from gridcore.errors import Conflict, NotFound, UsageError
-from gridcore.tables import audit_log
 from prodsys import completion, jobmaking, placements, policies, requests, splitting, tasks
 from prodsys.jobs.machine import JobKind
 from prodsys.policies import Choice
@@ -38,7 +37,7 @@ def pause(conn: Connection, request_id: int, reason: str | None, actor: str, now
         return False
     requests.move(conn, row, RequestEvent.PAUSE, RequestState.PAUSED, now, actor)
     align(conn, request_id, actor, now)
-    _audit(conn, actor, "request pause", f"request {request_id}", now, {"reason": reason})
+    audit.record(conn, actor, "request pause", f"request {request_id}", now, {"reason": reason})
     return True
 
 
@@ -49,7 +48,7 @@ def resume(conn: Connection, request_id: int, actor: str, now: datetime) -> bool
         return False
     requests.move(conn, row, RequestEvent.UNPAUSE, RequestState.RUNNING, now, actor)
     align(conn, request_id, actor, now)
-    _audit(conn, actor, "request resume", f"request {request_id}", now)
+    audit.record(conn, actor, "request resume", f"request {request_id}", now)
     return True
 
 
@@ -94,7 +93,7 @@ def extend(
     due = (completion.wanted(one.units_total, one.units_wanted) or 0) + events
     _add_units(conn, one, events, due, cap, EXTENDED, actor, now)
     detail = {"step": step, "events": events, "wanted": due}
-    _audit(conn, actor, "request extend", f"request {request_id}", now, detail)
+    audit.record(conn, actor, "request extend", f"request {request_id}", now, detail)
     return tasks.by_id(conn, one.id)
 
 
@@ -123,7 +122,7 @@ def top_up(conn: Connection, task_id: int, cap: int, actor: str, now: datetime) 
     if more:
         due = completion.wanted(total, one.units_wanted) or 0
         _add_units(conn, one, more, due, cap, TOPPED_UP, actor, now)
-        _audit(conn, actor, "task top-up", f"task {one.name}", now, {"units": more})
+        audit.record(conn, actor, "task top-up", f"task {one.name}", now, {"units": more})
     return more
 
 
@@ -221,7 +220,7 @@ def force_complete(conn: Connection, task_id: int, reason: str, actor: str, now:
     else:
         cure = f"tierflow request resume {one.request_id}" if one.state == TaskState.PAUSED else None
         raise Conflict(f"the task {one.name} is {one.state.lower()}", hint=cure)
-    _audit(conn, actor, "task force-complete", f"task {one.name}", now, {"reason": reason})
+    audit.record(conn, actor, "task force-complete", f"task {one.name}", now, {"reason": reason})
     return tasks.by_id(conn, one.id).state
 
 
@@ -264,7 +263,7 @@ def close(conn: Connection, request_id: int, actor: str, now: datetime) -> bool:
             hint=f"wait for its end, or: tierflow request abort {request_id}",
         )
     requests.move(conn, row, RequestEvent.CLOSE, RequestState.CLOSED, now, actor)
-    _audit(conn, actor, "request close", f"request {request_id}", now)
+    audit.record(conn, actor, "request close", f"request {request_id}", now)
     return True
 
 
@@ -284,7 +283,7 @@ def assign(conn: Connection, request_id: int, choice: Choice, actor: str, now: d
         one = tasks.lock(conn, seen.id)
         tasks.set_step(conn, one, one.step.model_copy(update={"sites": sites[one.step.name]}))
     detail = {"reason": policies.sentence(choice.code, choice.params)}
-    _audit(conn, actor, "request assign", f"request {request_id}", now, detail)
+    audit.record(conn, actor, "request assign", f"request {request_id}", now, detail)
 
 
 def share(conn: Connection, request_id: int, group: str, leaf_id: int, actor: str, now: datetime) -> None:
@@ -299,7 +298,7 @@ def share(conn: Connection, request_id: int, group: str, leaf_id: int, actor: st
     for seen in tasks.of_request(conn, request_id):
         tasks.set_share(conn, tasks.lock(conn, seen.id).id, group, leaf_id)
     detail = {"from": row.acct_group, "to": group}
-    _audit(conn, actor, "request share", f"request {request_id}", now, detail)
+    audit.record(conn, actor, "request share", f"request {request_id}", now, detail)
 
 
 def _making(conn: Connection, request_id: int) -> Any:
@@ -318,7 +317,7 @@ def prioritise(conn: Connection, task_id: int, priority: int, actor: str, now: d
     if one.priority != priority:
         tasks.set_priority(conn, task_id, priority)
         detail = {"from": one.priority, "to": priority}
-        _audit(conn, actor, "task priority", f"task {one.name}", now, detail)
+        audit.record(conn, actor, "task priority", f"task {one.name}", now, detail)
 
 
 def prioritise_request(conn: Connection, request_id: int, priority: int, actor: str, now: datetime) -> None:
@@ -328,7 +327,7 @@ def prioritise_request(conn: Connection, request_id: int, priority: int, actor: 
     if row.priority != priority:
         requests.set_priority(conn, request_id, priority, now)
         detail = {"from": row.priority, "to": priority}
-        _audit(conn, actor, "request priority", f"request {request_id}", now, detail)
+        audit.record(conn, actor, "request priority", f"request {request_id}", now, detail)
 
 
 def _locked(conn: Connection, task_id: int) -> Task:
@@ -337,23 +336,3 @@ def _locked(conn: Connection, task_id: int) -> Task:
     if seen.request_id is not None:
         requests.check_open(requests.lock(conn, seen.request_id))
     return tasks.lock(conn, task_id)
-
-
-def lost_units(conn: Connection, task_id: int) -> int:
-    """The units that a top-up would have made anew."""
-    one = tasks.by_id(conn, task_id)
-    if not one.step.extensible:
-        return 0
-    return completion.missing(one.units_total or 0, one.units_wanted, tasks.job_counts(conn, task_id))
-
-
-def _audit(
-    conn: Connection,
-    actor: str,
-    verb: str,
-    subject: str,
-    now: datetime,
-    detail: Mapping[str, Any] | None = None,
-) -> None:
-    row = {"at": now, "actor": actor, "verb": verb, "subject": subject, "detail": detail}
-    insert_rows(conn, audit_log, [row])

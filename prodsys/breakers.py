@@ -12,9 +12,9 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from catalogs.states import Switch
 from catalogs.tables import site
-from gridcore.db.statements import insert_new, insert_rows, lock_rows
+from gridcore import audit
+from gridcore.db.statements import insert_new, lock_rows
 from gridcore.errors import NotFound
-from gridcore.tables import audit_log
 from prodsys import breaker_states, outcomes
 from prodsys.breaker_states import Breaker, BreakerCode, BreakerState, Ended, Facts, Key, Policy
 from prodsys.jobs import store
@@ -174,8 +174,7 @@ def reset(conn: Connection, site_name: str, kind: ErrorClass, actor: str, now: d
     shut = breaker_states.close(old, BreakerCode.RESET, now, facts)
     _write(conn, replace(shut, params={**shut.params, "by": actor}))
     detail = {"was": old.state.value, "trips": old.trips}
-    row = {"at": now, "actor": actor, "verb": "breaker reset", "detail": detail}
-    insert_rows(conn, audit_log, [{**row, "subject": f"site {site_name} {kind.value}"}])
+    audit.record(conn, actor, "breaker reset", f"site {site_name} {kind.value}", now, detail)
     return True
 
 

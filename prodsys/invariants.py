@@ -8,57 +8,27 @@ from sqlalchemy import Select, and_, exists, func, or_, select
 
 from catalogs.tables import data_file
 from gridcore.db.invariants import Invariant
-from prodsys.jobs.machine import ACTIVE, JobKind, JobState
+from prodsys import recount
+from prodsys.jobs.machine import JobKind, JobState
 from prodsys.outputs import OutputKind
 from prodsys.states import OutputState
 from prodsys.tables import (
     attempt,
-    class_use,
-    endpoint,
     job,
-    job_class,
     job_file,
     job_history,
     job_spec,
     output,
-    share_node,
     task,
-    task_count,
     task_input,
     task_range,
 )
 
-_COUNTED = (
-    select(
-        job.c.task_id.label("task_id"),
-        job.c.kind.label("kind"),
-        job.c.state.label("state"),
-        func.count().label("jobs"),
-        func.sum(job.c.units).label("units"),
-    )
-    .group_by(job.c.task_id, job.c.kind, job.c.state)
-    .subquery("counted")
-)
 _PROCESS_UNITS = (
     select(job.c.task_id.label("task_id"), func.sum(job.c.units).label("units"))
     .where(job.c.kind == JobKind.PROCESS)
     .group_by(job.c.task_id)
     .subquery("process_units")
-)
-_READY = (
-    select(
-        job.c.class_id.label("class_id"), func.count().label("n"), func.min(job.c.rank).label("first_rank")
-    )
-    .where(job.c.state == JobState.READY)
-    .group_by(job.c.class_id)
-    .subquery("ready_jobs")
-)
-_RUNNING = (
-    select(job_class.c.leaf_id.label("leaf_id"), func.sum(job_class.c.cores).label("cores"))
-    .join(job, job.c.class_id == job_class.c.id)
-    .where(job.c.state.in_(sorted(ACTIVE)))
-    .group_by(job_class.c.leaf_id)
-    .subquery("running_jobs")
 )
 _OWNED = (
     select(
@@ -75,49 +45,7 @@ _NEXT = select(
     .over(partition_by=[task_range.c.task_id, task_range.c.run], order_by=task_range.c.first_lumi)
     .label("next_first"),
 ).subquery("ranges_in_order")
-_ACTIVE = (
-    select(
-        job.c.class_id.label("class_id"),
-        endpoint.c.site_id.label("site_id"),
-        func.count().label("jobs"),
-        func.sum(job_class.c.cores).label("cores"),
-    )
-    .join(endpoint, endpoint.c.id == job.c.endpoint_id)
-    .join(job_class, job_class.c.id == job.c.class_id)
-    .where(job.c.state.in_(sorted(ACTIVE)))
-    .group_by(job.c.class_id, endpoint.c.site_id)
-    .subquery("active_jobs")
-)
 _COMMITTED = (OutputState.REGISTERED, OutputState.MERGING, OutputState.MERGED)
-
-
-def _miscounted() -> Select[Any]:
-    here = and_(
-        _COUNTED.c.task_id == task_count.c.task_id,
-        _COUNTED.c.kind == task_count.c.kind,
-        _COUNTED.c.state == task_count.c.state,
-    )
-    differs = [task_count.c[name] != func.coalesce(_COUNTED.c[name], 0) for name in ("jobs", "units")]
-    return (
-        select(task_count.c.task_id, task_count.c.kind, task_count.c.state)
-        .outerjoin_from(task_count, _COUNTED, here)
-        .where(or_(*differs))
-    )
-
-
-def _misplaced() -> Select[Any]:
-    """Cells of class_use that differ from the jobs."""
-    there = and_(_ACTIVE.c.class_id == class_use.c.class_id, _ACTIVE.c.site_id == class_use.c.site_id)
-    return (
-        select(class_use.c.class_id, class_use.c.site_id)
-        .outerjoin_from(class_use, _ACTIVE, there)
-        .where(
-            or_(
-                class_use.c.jobs != func.coalesce(_ACTIVE.c.jobs, 0),
-                class_use.c.cores != func.coalesce(_ACTIVE.c.cores, 0),
-            )
-        )
-    )
 
 
 def _merge_sums() -> Select[Any]:
@@ -156,7 +84,7 @@ def _history_lags() -> Select[Any]:
 
 
 INVARIANTS: tuple[Invariant, ...] = (
-    Invariant("job counters", "a task's counters equal the counts of its jobs", _miscounted()),
+    Invariant("job counters", "a task's counters equal the counts of its jobs", recount.TASKS),
     Invariant(
         "units conserved",
         "the units of a task's process jobs are those it has made",
@@ -169,25 +97,9 @@ INVARIANTS: tuple[Invariant, ...] = (
         "no task makes more units than it has",
         select(task.c.id).where(task.c.units_made > task.c.units_total),
     ),
-    Invariant(
-        "ready counters",
-        "a class counts its ready jobs, and none stands before the head it remembers",
-        select(job_class.c.id)
-        .outerjoin_from(job_class, _READY, _READY.c.class_id == job_class.c.id)
-        .where(
-            or_(
-                job_class.c.ready != func.coalesce(_READY.c.n, 0),
-                _READY.c.first_rank < job_class.c.head_rank,
-            )
-        ),
-    ),
-    Invariant(
-        "running cores",
-        "a share leaf counts the cores of its active jobs",
-        select(share_node.c.id)
-        .outerjoin_from(share_node, _RUNNING, _RUNNING.c.leaf_id == share_node.c.id)
-        .where(share_node.c.running != func.coalesce(_RUNNING.c.cores, 0)),
-    ),
+    Invariant("ready counters", "a class counts its ready jobs", recount.CLASSES),
+    Invariant("heads", "no ready job stands before the head its class remembers", recount.HEADS),
+    Invariant("running cores", "a share leaf counts the cores of its active jobs", recount.LEAVES),
     Invariant(
         "one admitted start",
         "no attempt runs that has ended, and no running job lacks an admitted attempt",
@@ -304,7 +216,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "active by site",
         "a class counts its active jobs and their cores at each site",
-        _misplaced(),
+        recount.USES,
     ),
     Invariant("history ends here", "a job's last history row names its state", _history_lags()),
 )

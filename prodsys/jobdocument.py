@@ -77,7 +77,14 @@ def document(
     """
     inputs = [_input(number, one, sources) for number, one in enumerate(spec.get("inputs", []))]
     counted = task.unit_kind == "events" or kind == JobKind.MERGE
-    limits, more = task.step.limits, needs or {}
+    own = {
+        "task": task.name,
+        "index": index,
+        "attempt": attempt,
+        "kind": str(kind),
+        "salt": f"{job_id:x}-{attempt}",
+        "outputs": [{"name": one.name} for one in outputs],
+    }
     return {
         "version": 1,
         "key": key,
@@ -93,30 +100,30 @@ def document(
             {"name": one.name, "lfn": one.lfn, "destinations": [place.to_json() for place in one.places]}
             for one in outputs
         ],
-        "limits": {
-            "wall_s": max(limits.wall_s, more.get("wall_s", 0)),
-            "memory_mb": max(limits.memory_mb or 0, more.get("memory_mb", 0)) or None,
-            "log_bytes": 1_000_000,
-        },
+        "limits": _limits(task, needs or {}),
         "events_required": counted,
         "events": spec.get("events"),
-        "payload": {
-            "version": 1,
-            "task": task.name,
-            "index": index,
-            "attempt": attempt,
-            "kind": str(kind),
-            "seed": spec.get("seed"),
-            "salt": f"{job_id:x}-{attempt}",
-            "first_event": spec.get("first_event"),
-            "events": spec.get("events"),
-            "run": spec.get("run"),
-            "lumi": spec.get("lumi"),
-            "lumis": spec.get("lumis"),
-            "parameters": spec.get("parameters"),
-            "inputs": [{name: one[name] for name in ("name", "lfn", "events", "runs")} for one in inputs],
-            "outputs": [{"name": one.name} for one in outputs],
-        },
+        "payload": {**_payload(spec, inputs), **own},
+    }
+
+
+def _limits(task: Task, needs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the worker enforces: the step's limits, or the class's where a retry was given more."""
+    limits = task.step.limits
+    return {
+        "wall_s": max(limits.wall_s, needs.get("wall_s", 0)),
+        "memory_mb": max(limits.memory_mb or 0, needs.get("memory_mb", 0)) or None,
+        "log_bytes": 1_000_000,
+    }
+
+
+def _payload(spec: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the payload is told of its range and inputs."""
+    names = ("seed", "first_event", "events", "run", "lumi", "lumis", "parameters")
+    return {
+        "version": 1,
+        **{name: spec.get(name) for name in names},
+        "inputs": [{name: one[name] for name in ("name", "lfn", "events", "runs")} for one in inputs],
     }
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, update
 
 from catalogs import bookkeeping
+from gridcore import audit
 from gridcore.db.idlists import within
-from gridcore.db.statements import insert_rows, lock_rows
-from gridcore.tables import audit_log
+from gridcore.db.statements import lock_rows
 from prodsys import amendments, outputs, requests, tasks
 from prodsys.attempts import ERROR_MAX
 from prodsys.jobs import store
@@ -229,7 +229,7 @@ def kill_task(conn: Connection, task_id: int, actor: str, now: datetime) -> None
     task = tasks.lock(conn, task_id)
     if task.state != TaskState.KILLED:
         tasks.move(conn, task, TaskEvent.KILL, TaskState.KILLED, now, actor=actor)
-        audit(conn, actor, "task kill", f"task {task.name}", now)
+        audit.record(conn, actor, "task kill", f"task {task.name}", now)
 
 
 def close_task(conn: Connection, task_id: int) -> None:
@@ -248,7 +248,7 @@ def abort_request(conn: Connection, request_id: int, actor: str, now: datetime) 
     Raises InvalidTransition.
     """
     if requests.abort(conn, request_id, actor=actor, now=now):
-        audit(conn, actor, "request abort", f"request {request_id}", now)
+        audit.record(conn, actor, "request abort", f"request {request_id}", now)
         for one in tasks.of_request(conn, request_id):
             if one.state != TaskState.COMPLETED:
                 kill_task(conn, one.id, actor, now)
@@ -267,18 +267,5 @@ def _reopen(conn: Connection, task: Task, actor: str, now: datetime) -> bool:
     if task.request_id is not None:
         requests.resume(conn, task.request_id, actor=actor, now=now)
     amendments.feed(conn, task, actor, now)
-    audit(conn, actor, "task retry", f"task {task.name}", now)
+    audit.record(conn, actor, "task retry", f"task {task.name}", now)
     return True
-
-
-def audit(
-    conn: Connection,
-    actor: str,
-    verb: str,
-    subject: str,
-    now: datetime,
-    detail: Mapping[str, Any] | None = None,
-) -> None:
-    """Remember who did what to what."""
-    row = {"at": now, "actor": actor, "verb": verb, "subject": subject, "detail": detail}
-    insert_rows(conn, audit_log, [row])

@@ -197,12 +197,6 @@ def _age(op: Op, seconds: Any, now: datetime) -> ColumnElement[bool]:
     return job.c.updated_at == moment
 
 
-def points_of(created_at: datetime, index: int, rank: int) -> int:
-    """A job's priority as the field has it."""
-    micros = round(created_at.timestamp() * 1_000_000)
-    return (micros + index - rank + POINT // 2) // POINT
-
-
 def source(fields: Iterable[str], *, with_site: bool = False) -> FromClause:
     """The job table with what these fields need."""
     asked = frozenset(fields) | (frozenset(["site"]) if with_site else frozenset())

@@ -134,7 +134,6 @@ SET_REASON = (
         updated_at=bindparam("at", type_=task.c.updated_at.type),
     )
 )
-READERS = TASKS.where(task.c.input_dataset_id == bindparam("of_dataset")).order_by(task.c.id)
 
 
 def of_row(row: Any) -> Task:
@@ -307,11 +306,6 @@ def set_share(conn: Connection, task_id: int, group: str, leaf_id: int) -> None:
 def set_reason(conn: Connection, task_id: int, code: str, params: Mapping[str, Any], now: datetime) -> None:
     """Remember on the task what an operator decided about it."""
     conn.execute(SET_REASON, {"task_id": task_id, "why": code, "facts": params, "at": now})
-
-
-def readers(conn: Connection, dataset_id: int) -> list[Task]:
-    """The tasks that read a dataset."""
-    return [of_row(row) for row in conn.execute(READERS, {"of_dataset": dataset_id})]
 
 
 def expect_more(conn: Connection, one: Task) -> None:

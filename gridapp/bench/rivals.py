@@ -14,7 +14,7 @@ from typing import Any
 
 from gridapp.bench.agent import Agent
 from gridapp.bench.backlog import Backlog
-from gridapp.bench.server import EXTRA_HINT
+from gridapp.bench.postgres import EXTRA_HINT
 from gridcore.db import Database
 from gridcore.db.keys import Keys
 from gridcore.errors import GridError, UsageError

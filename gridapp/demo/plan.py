@@ -21,8 +21,6 @@ from gridcore.faults import FaultJournal, FaultPlan
 
 REQUESTS = Path(__file__).resolve().parents[2] / "etc" / "requests"
 PAYLOADS = ("urqmd", "toy")
-#: Events in one job of the demo's requests.
-EVENTS_PER_JOB = 10
 _EVENTS = re.compile(r"^events = \d+$", re.MULTILINE)
 
 

@@ -232,7 +232,7 @@ def test_a_careless_server_is_refused(setting: str) -> None:
 @POSTGRES
 def test_the_servers_own_answer_decides(postgres: Postgres) -> None:
     """The tests' server is careless on purpose."""
-    words = f"host={postgres.home} port={postgres.port} user=tierflow dbname=postgres"
+    words = f"host={postgres.own.home} port={postgres.own.port} user=tierflow dbname=postgres"
     for dsn in (postgres.url("postgres"), words):
         result = run("bench", "match", "--backend", "postgres", "--rows", ROWS, "--dsn", dsn)
         assert result.exit_code == 2, result.output
