@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from servers.postgres import Postgres
 
 from gridapp import schema
 from gridcore.db import Database
 from gridcore.db.invariants import violations
+
+# A busy machine is slow, not wrong: no test judges by the clock.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 
 def _migrate(url: str) -> None:

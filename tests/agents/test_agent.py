@@ -76,7 +76,7 @@ class Clerk(Agent):
 
     def seen(self, n: int = 1) -> list[set[str]]:
         """The leases of the next `n` cycles."""
-        return [self.cycles.get(timeout=5) for _ in range(n)]
+        return [self.cycles.get(timeout=60) for _ in range(n)]
 
 
 class Running:
@@ -91,13 +91,13 @@ class Running:
         self.thread.start()
 
     def until(self, state: AgentState) -> Beat:
-        while (beat := self.beats.get(timeout=5)).state is not state:
+        while (beat := self.beats.get(timeout=60)).state is not state:
             pass
         return beat
 
     def end(self) -> None:
         self.loop.stop()
-        self.thread.join(5)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.keeper.close()
 
@@ -287,7 +287,7 @@ def test_a_due_duty_wakes_its_agent_and_is_done_under_its_lease(
         return {"pruned": 4}
 
     running.loop.mark_due(Duty(name="prune", every_s=1, act=act))
-    assert done.get(timeout=5) == own_lease("clerk")
+    assert done.get(timeout=60) == own_lease("clerk")
     agent.seen()
     running.end()
     assert running.loop.beat.counts == {"pruned": 4}
@@ -330,7 +330,7 @@ def test_a_failing_duty_keeps_neither_another_nor_the_cycle_from_its_turn(
     running.loop.mark_due(Duty(name="a", every_s=1, act=fails))
     running.loop.mark_due(Duty(name="b", every_s=1, act=works))
     assert running.until(AgentState.FAILING).note == "ValueError: no"
-    assert done.wait(5)
+    assert done.wait(60)
     agent.seen()
 
 

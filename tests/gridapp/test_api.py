@@ -202,7 +202,7 @@ def test_the_server_starts_on_a_free_port_and_stops_twice(made: tuple[FastAPI, N
     handle, url = serve(made[0])
     try:
         host, port = url.removeprefix("http://").rstrip("/").split(":")
-        conn = http.client.HTTPConnection(host, int(port), timeout=5)
+        conn = http.client.HTTPConnection(host, int(port), timeout=60)
         conn.request("GET", "/healthz")
         assert json.loads(conn.getresponse().read()) == {"ok": True}
         with pytest.raises(UsageError, match="cannot listen"):

@@ -236,7 +236,7 @@ def test_two_who_apply_at_once_make_one_grid(database: Database, topology: Topol
 
     def one(number: int) -> int:
         keys = Keys(database)
-        barrier.wait(10)
+        barrier.wait(60)
         return len(apply(database, keys, topology, f"op{number}", False, NOW + timedelta(seconds=number)))
 
     with ThreadPoolExecutor(4) as pool:

@@ -154,18 +154,18 @@ def test_a_backup_is_one_moment_whoever_writes(
         """At least one more pair is committed before the copy is looked into, or dumped."""
         found = counted(conn)
         written.clear()
-        assert written.wait(30)
+        assert written.wait(60)
         return found
 
     monkeypatch.setattr(backup, "contents", while_writing)
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert written.wait(30)
+        assert written.wait(60)
         manifest = backup.backup(worked, tmp_path / "one.backup")
     finally:
         stopped.set()
-        writer.join(30)
+        writer.join(60)
         monkeypatch.undo()
     restore.restore(fresh, tmp_path / "one.backup", force=False, actor="anna")
     assert restore.faults(fresh, manifest) == []

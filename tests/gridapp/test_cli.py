@@ -406,7 +406,7 @@ def test_a_table_on_a_terminal(grid: Path) -> None:
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert b"T1_DE_Alder_local" in text
     assert b'"name"' not in text
 
@@ -416,7 +416,7 @@ def test_a_closed_pipe_is_no_news(grid: Path) -> None:
     os.close(reader)
     process = launch("--dir", grid, "link", "list", stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert said == b""
     assert process.returncode in (1, -signal.SIGPIPE)
 

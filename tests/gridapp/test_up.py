@@ -31,7 +31,7 @@ from gridcore.tables import account, account_role
 from prodsys.executors.local import LocalExecutor
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 #: One job that tells its pid through a named pipe and then stays, deaf to SIGTERM if told so.
 PAYLOAD = """
 import os, signal, time
@@ -146,9 +146,9 @@ def alive(pid: int) -> bool:
 @pytest.mark.slow
 def test_from_an_empty_directory_to_the_page_and_out(grid: Grid) -> None:
     process, url = grid.up()
-    with urllib.request.urlopen(url, timeout=10) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         assert page.status == 200
-    with urllib.request.urlopen(f"{url}api/v1/tasks", timeout=10) as tasks:
+    with urllib.request.urlopen(f"{url}api/v1/tasks", timeout=60) as tasks:
         assert json.load(tasks) == []
     assert len(grid.answer("site", "list")) == 6
     said = ended(process, signal.SIGTERM)

@@ -90,7 +90,7 @@ class Checkout:
             user=self.user,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
         return Said(code=done.returncode, out=done.stdout, error=done.stderr.splitlines())
 
@@ -300,7 +300,7 @@ def test_two_at_once_install_once(checkout: Checkout) -> None:
             assert "waiting for another installation" in one.stderr.readline()
         assert checkout.installations() == []
     for one in both:
-        one.communicate(timeout=30)
+        one.communicate(timeout=60)
     assert [one.returncode for one in both] == [7, 7]
     assert len(checkout.installations()) == 1
 

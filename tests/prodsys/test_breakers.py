@@ -85,7 +85,7 @@ def test_outcomes_add_up_in_bins(grid: FailingGrid) -> None:
 
 
 def test_two_that_count_at_once_count_both(grid: FailingGrid) -> None:
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=60)
 
     def count() -> None:
         barrier.wait()
@@ -96,7 +96,7 @@ def test_two_that_count_at_once_count_both(grid: FailingGrid) -> None:
     for one in threads:
         one.start()
     for one in threads:
-        one.join(timeout=30)
+        one.join(timeout=60)
     with grid.database.snapshot() as conn:
         assert [(one.error_class, one.jobs) for one in outcomes.recent(conn, NOW)] == [
             ("ok", 10),

@@ -56,7 +56,7 @@ def submission(key: str = KEY, code: str = SLEEP, pfn: Path | None = None) -> Su
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)

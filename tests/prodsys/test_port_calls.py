@@ -112,7 +112,7 @@ def test_a_job_that_changes_its_class_meanwhile_still_moves(database: Database) 
             pass
 
     database.transaction(unit)
-    thread.join(timeout=30)
+    thread.join(timeout=60)
     told = update(task).where(task.c.id == 1).values(units_made=10)  # the backlog does not say
     database.transaction(lambda conn: conn.execute(told))
     assert made == [kill]

@@ -112,7 +112,7 @@ def test_jobs_that_end_meanwhile_are_counted_once(
     def late(*args: Any) -> list[int]:
         if threading.current_thread() is not other and other.ident is None:
             other.start()
-            other.join(30)
+            other.join(60)
         return change(*args)
 
     monkeypatch.setattr(bulk, "change", late)
