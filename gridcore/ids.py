@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from gridcore.errors import UsageError
 
 LFN = NewType("LFN", str)
 PFN = NewType("PFN", str)
-JobId = NewType("JobId", int)
 
 LFN_MAX = 500
 COMPONENT_MAX = 200
@@ -23,8 +21,7 @@ _SITE = re.compile(r"T[0-3]_[A-Z]{2}_[A-Za-z0-9]{1,30}")
 _BATCH_KEY = re.compile(r"tf\.([0-9a-f]{8})\.([0-9]+)\.([0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchKey:
+class BatchKey(NamedTuple):
     """What a batch job carries so that it can be found again: `tf.<instance8>.<job>.<attempt>`."""
 
     instance: str

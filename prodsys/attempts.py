@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, String, and_, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from gridcore.db import bulk
-from gridcore.db.bulk import Change
-from gridcore.db.idlists import within
+from gridcore.db.bulk import Change, New, Same, Values
 from gridcore.db.statements import run_many, select_in
 from gridcore.ids import BatchKey
 from prodsys.jobs.machine import JobState
-from prodsys.tables import attempt, job
+from prodsys.tables import attempt, in_state, job
 
 if TYPE_CHECKING:
     from prodsys.queueport import Admission
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 ERROR_MAX, HOST_MAX, NONCE_MAX = 1000, 200, 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt beside its job: `current` while the job has not gone on to another attempt."""
 
     job_id: int
@@ -42,6 +41,9 @@ class Attempt:
     error_class: str | None
 
 
+#: Jobs an endpoint holds, in the words of their index.
+LIVE = (JobState.LEASED, JobState.SUBMITTED, JobState.RUNNING)
+
 _COLUMNS = (
     attempt.c.job_id,
     attempt.c.attempt,
@@ -56,20 +58,10 @@ _COLUMNS = (
     job.c.state,
     job.c.attempt.label("current_attempt"),
 )
-#: The condition of the index of jobs by endpoint, word for word.
-_LIVE = job.c.state.in_(
-    bindparam(
-        "live",
-        [JobState.LEASED, JobState.SUBMITTED, JobState.RUNNING],
-        type_=job.c.state.type,
-        expanding=True,
-        literal_execute=True,
-    )
-)
 HELD = (
     select(*_COLUMNS)
     .join(job, and_(job.c.id == attempt.c.job_id, job.c.attempt == attempt.c.attempt))
-    .where(job.c.endpoint_id == bindparam("at_endpoint"), _LIVE)
+    .where(job.c.endpoint_id == bindparam("at_endpoint"), in_state(job, *LIVE))
     .order_by(job.c.id)
 )
 BY_KEY = (
@@ -78,23 +70,6 @@ BY_KEY = (
     .where(attempt.c.batch_key.in_(bindparam("ids", expanding=True)))
 )
 _THIS = and_(attempt.c.job_id == bindparam("of_job"), attempt.c.attempt == bindparam("number"))
-#: The key is `gridcore.ids.BatchKey`, written out in SQL: no row goes through Python.
-OPEN = insert(attempt).from_select(
-    ["job_id", "attempt", "batch_key", "endpoint_id", "agent", "leased_at"],
-    select(
-        job.c.id,
-        job.c.attempt,
-        bindparam("prefix", type_=String)
-        .concat(cast(job.c.id, String(20)))
-        .concat(".")
-        .concat(cast(job.c.attempt, String(20))),
-        bindparam("at_endpoint", type_=job.c.endpoint_id.type),
-        bindparam("by_agent", type_=attempt.c.agent.type),
-        bindparam("at", type_=attempt.c.leased_at.type),
-    )
-    .where(within(job.c.id))
-    .order_by(job.c.id),
-)
 REOPEN = update(attempt).where(_THIS).values(ended_at=None, error_class=None, error=None, penalty=0)
 FORGET = delete(attempt).where(_THIS, attempt.c.intent_at.is_(None))
 FAILURES = (
@@ -104,19 +79,27 @@ FAILURES = (
 )
 
 
-def open_all(
-    conn: Connection, job_ids: Sequence[int], instance: str, endpoint_id: int, agent: str, now: datetime
-) -> None:
-    """Open the current attempts of jobs that were just claimed, each with its batch key."""
-    binds = {
-        "ids": job_ids,
-        "prefix": str(BatchKey(instance, 0, 0)).removesuffix("0.0"),
-        "at_endpoint": endpoint_id,
-        "by_agent": agent,
-        "at": now,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims: for an endpoint of a site, in the name of an agent of an instance."""
+
+    endpoint_id: int
+    site_id: int
+    agent: str
+    instance: str
+
+
+def opened(numbers: Mapping[int, int], by: Claimant, now: datetime) -> New:
+    """The rows of attempts that a claim opens, by job, each with its batch key."""
+    columns: dict[str, Values] = {
+        "job_id": list(numbers),
+        "attempt": list(numbers.values()),
+        "batch_key": [str(BatchKey(by.instance, *one)) for one in numbers.items()],
+        "endpoint_id": Same(by.endpoint_id),
+        "agent": Same(by.agent),
+        "leased_at": Same(now),
     }
-    if job_ids:
-        conn.execute(OPEN, binds)
+    return New(attempt, columns)
 
 
 def held(conn: Connection, endpoint_id: int) -> list[Attempt]:
@@ -159,41 +142,38 @@ def _this(one: Attempt) -> dict[str, Any]:
 
 def intend(conn: Connection, found: Iterable[Attempt], now: datetime) -> None:
     """From now on the batch system may know them."""
-    rows = sorted(found, key=_key)
-    _put(conn, rows, {"intent_at": [now] * len(rows)})
+    bulk.write(conn, _put(sorted(found, key=_key), {"intent_at": Same(now)}))
 
 
 def record(conn: Connection, pairs: Iterable[tuple[Attempt, str]], now: datetime) -> None:
     """Note the batch ids."""
     rows = sorted(pairs, key=lambda pair: _key(pair[0]))
-    put: dict[str, Sequence[Any]] = {
+    put: dict[str, Values] = {
         "batch_id": [batch_id for _, batch_id in rows],
-        "submitted_at": [now] * len(rows),
+        "submitted_at": Same(now),
     }
-    _put(conn, [one for one, _ in rows], put)
+    bulk.write(conn, _put([one for one, _ in rows], put))
 
 
-def _key(one: Attempt) -> tuple[int, int]:
-    return one.job_id, one.attempt
+_key = attrgetter("job_id", "attempt")
 
 
-def _put(conn: Connection, rows: Sequence[Attempt], put: Mapping[str, Sequence[Any]], only: str = "") -> None:
-    """Write columns of attempts given in the order of their keys; `only` where that column is NULL."""
+def _put(rows: Sequence[Attempt], put: Mapping[str, Values], only: str = "") -> list[Change]:
+    """Columns of attempts in the order of their keys, their jobs being locked; `only` where that is NULL."""
     keys = {"job_id": [one.job_id for one in rows], "attempt": [one.attempt for one in rows]}
-    if rows:
-        bulk.change(conn, [Change(attempt, keys, put=put, only=only)])
+    return [Change(attempt, keys, put=put, only={only: None} if only else {})] if rows else []
 
 
 def admit_all(conn: Connection, told: Iterable[tuple[Attempt, Admission]], now: datetime) -> None:
     """The gate let workers start; those noted before stay as they are."""
     rows = sorted(told, key=lambda pair: _key(pair[0]))
-    put: dict[str, Sequence[Any]] = {
+    put: dict[str, Values] = {
         "nonce": [_plain(said.nonce, NONCE_MAX) for _, said in rows],
         "host": [_plain(said.host, HOST_MAX) for _, said in rows],
         "batch_id": [_plain(said.batch_id, HOST_MAX) or one.batch_id for one, said in rows],
-        "admitted_at": [now] * len(rows),
+        "admitted_at": Same(now),
     }
-    _put(conn, [one for one, _ in rows], put, only="admitted_at")
+    bulk.write(conn, _put([one for one, _ in rows], put, only="admitted_at"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +191,14 @@ class Ending:
 
 def close_all(conn: Connection, ended: Iterable[tuple[Attempt, Ending]], now: datetime) -> None:
     """Write the ends of attempts that have not ended."""
+    bulk.write(conn, closed(ended, now))
+
+
+def closed(ended: Iterable[tuple[Attempt, Ending]], now: datetime) -> list[Change]:
+    """The same, to be written together with others."""
     rows = sorted(ended, key=lambda pair: _key(pair[0]))
-    put: dict[str, Sequence[Any]] = {
-        "ended_at": [now] * len(rows),
+    put: dict[str, Values] = {
+        "ended_at": Same(now),
         "exit_code": [ending.exit_code for _, ending in rows],
         "error_class": [ending.error_class for _, ending in rows],
         "error": [_plain(ending.error, ERROR_MAX) for _, ending in rows],
@@ -222,7 +207,7 @@ def close_all(conn: Connection, ended: Iterable[tuple[Attempt, Ending]], now: da
         "cpu_s": [ending.cpu_s for _, ending in rows],
         "report": [ending.report for _, ending in rows],
     }
-    _put(conn, [one for one, _ in rows], put, only="ended_at")
+    return _put([one for one, _ in rows], put, only="ended_at")
 
 
 def reopen_all(conn: Connection, lost: Iterable[Attempt]) -> None:

@@ -14,7 +14,8 @@ from gridcore.db import leases
 from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.errors import Conflict, NotFound
 from gridcore.tables import lease
-from prodsys.tables import attempt, endpoint, job
+from prodsys.attempts import LIVE
+from prodsys.tables import attempt, endpoint, in_state, job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +65,10 @@ CHANGE = (
         state=bindparam("new_state", type_=endpoint.c.state.type),
     )
 )
-OPEN = (
-    select(func.count())
-    .select_from(attempt)
-    .where(attempt.c.endpoint_id == endpoint.c.id, attempt.c.ended_at.is_(None))
+#: How many jobs an endpoint holds.
+HELD_HERE = (
+    select(func.count(job.c.id))
+    .where(job.c.endpoint_id == endpoint.c.id, in_state(job, *LIVE))
     .scalar_subquery()
 )
 OCCUPANCY = (
@@ -77,7 +78,7 @@ OCCUPANCY = (
         endpoint.c.kind,
         endpoint.c.state,
         endpoint.c.slots,
-        OPEN.label("n_open"),
+        HELD_HERE.label("n_open"),
         lease.c.owner,
     )
     .join_from(endpoint, site, endpoint.c.site_id == site.c.id)

@@ -13,7 +13,8 @@ from itertools import islice
 from sqlalchemy import Connection
 
 from gridcore.db import Database, dbnow
-from prodsys import attempts, taskqueue
+from prodsys import taskqueue
+from prodsys.attempts import Claimant
 from prodsys.jobs.store import Head
 from prodsys.outlook import Memory
 
@@ -93,15 +94,13 @@ class Gatherer:
         def unit(conn: Connection) -> dict[int, list[Head]]:
             now = dbnow(conn)
             return {
-                endpoint_id: self._open(conn, endpoint_id, site_id, n, now)
+                endpoint_id: self._claimed(conn, endpoint_id, site_id, n, now)
                 for (endpoint_id, site_id), n in sorted(wanted.items())
             }
 
         found = self._database.transaction(unit)
         return {endpoint_id: iter(heads) for endpoint_id, heads in found.items()}
 
-    def _open(self, conn: Connection, endpoint_id: int, site_id: int, n: int, now: datetime) -> list[Head]:
-        heads = taskqueue.claim(conn, endpoint_id, site_id, n, now, self._memory)
-        ids = [head.id for head in heads]
-        attempts.open_all(conn, ids, self._instance, endpoint_id, self._agent, now)
-        return heads
+    def _claimed(self, conn: Connection, endpoint_id: int, site_id: int, n: int, now: datetime) -> list[Head]:
+        by = Claimant(endpoint_id=endpoint_id, site_id=site_id, agent=self._agent, instance=self._instance)
+        return taskqueue.claim(conn, by, n, now, self._memory)

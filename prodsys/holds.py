@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, select, text
 
-from gridcore.db.statements import lock_rows, run_many, select_in
+from gridcore.db.statements import lock_rows, select_in
 from prodsys import classes, jobmaking
 from prodsys.classes import ClassSpec
 from prodsys.jobs import store
@@ -42,8 +42,7 @@ READY = (
 )
 #: As the partial index says it, word for word: SQLite uses it for nothing less.
 _TROUBLE = text("job.state IN ('HELD', 'FAILED', 'RETRY_WAIT', 'LOST')")
-# Without an order, which would have the planner walk the primary key.
-RETRY_WAIT = _SHORT.where(_OF_TASK, _TROUBLE, _is(JobState.RETRY_WAIT)).limit(bindparam("n", type_=Integer))
+#: Without an order, which would have the planner walk the primary key.
 HELD_BY_PAUSE = (
     _SHORT.where(_OF_TASK, _TROUBLE, _is(JobState.HELD))
     .where(job.c.hold_kind == "policy", job.c.code == PAUSED)
@@ -65,23 +64,24 @@ CLASSES = select(job_class).where(job_class.c.id.in_(bindparam("ids", expanding=
 
 
 def hold(conn: Connection, task: Task, limit: int, now: datetime) -> int:
-    """Hold at most so many waiting jobs of a paused task; how many."""
-    rows = _some(conn, READY, task, limit)
-    rows += _some(conn, RETRY_WAIT, task, limit - len(rows)) if len(rows) < limit else []
-    params = {"request": task.request_id}
-    moves = [
-        Move(
-            job_id=row.id,
-            attempt=row.attempt,
-            event=JobEvent.HOLD,
-            to=JobState.HELD,
-            code=PAUSED,
-            params=params,
-            hold_kind="policy",
-        )
-        for row in rows
-    ]
+    """Hold at most so many jobs of a paused task that stand in a line; how many. Those that wait to be tried
+    again wait on: they are held when they are due."""
+    rows = conn.execute(READY, {"of_task": task.id, "n": limit})
+    moves = [paused(row.id, row.attempt, task) for row in rows]
     return len(store.apply(conn, moves, now))
+
+
+def paused(job_id: int, attempt: int, task: Task) -> Move:
+    """The move that holds a waiting job for the pause of its task."""
+    return Move(
+        job_id=job_id,
+        attempt=attempt,
+        event=JobEvent.HOLD,
+        to=JobState.HELD,
+        code=PAUSED,
+        params={"request": task.request_id},
+        hold_kind="policy",
+    )
 
 
 def release(
@@ -104,10 +104,6 @@ def waiting(conn: Connection, task_id: int, limit: int) -> list[int]:
 def held(conn: Connection, task_id: int) -> bool:
     """Whether a pause still holds a job of the task."""
     return conn.execute(HELD_BY_PAUSE, {"of_task": task_id, "n": 1}).first() is not None
-
-
-def _some(conn: Connection, statement: Any, task: Task, limit: int) -> list[Any]:
-    return list(conn.execute(statement, {"of_task": task.id, "n": limit}))
 
 
 # --- share, sites, priority ------------------------------------------------------------------------------
@@ -136,15 +132,16 @@ def reclass(
     lock_rows(conn, queue, [store.QUEUE])
     lock_rows(conn, job, job_ids)
     rows = [row for row in select_in(conn, ROWS, job_ids) if wanted.get((row.class_id, row.kind))]
-    moves, quiet = [], []
+    moves: list[Move] = []
+    quiet: dict[int, int] = {}
     for row in rows:
         to = wanted[row.class_id, row.kind]
         if row.state == JobState.READY:
             moves += _around(row, to)
         elif row.state in (JobState.HELD, JobState.RETRY_WAIT, JobState.FAILED):
-            quiet.append({"job_id": row.id, "to_class": to})  # no counter knows their class
+            quiet[row.id] = to  # no counter knows their class
     store.apply(conn, moves, now)
-    run_many(conn, store.RECLASS, quiet)
+    store.reclass(conn, quiet)
     return len(moves) // 2 + len(quiet)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import BigInteger, Connection, bindparam, cast, func, or_, select
 
 from catalogs.tables import site
+from gridcore.db import reads
+from gridcore.db.reads import Read
 from prodsys.tables import class_use, job_class, share_node, work_limit
 
 AT_SITE = (
@@ -22,19 +24,25 @@ USES = (
         class_use.c.site_id,
         share_node.c.path,
         job_class.c.task_type,
-        func.sum(class_use.c.jobs).label("jobs"),
-        func.sum(class_use.c.cores).label("cores"),
+        cast(func.sum(class_use.c.jobs), BigInteger).label("jobs"),
+        cast(func.sum(class_use.c.cores), BigInteger).label("cores"),
     )
     .join(job_class, job_class.c.id == class_use.c.class_id)
     .join(share_node, share_node.c.id == job_class.c.leaf_id)
     .where(class_use.c.jobs > 0)
     .group_by(class_use.c.site_id, share_node.c.path, job_class.c.task_type)
 )
+#: The same as a read, to be run together with others.
+RUNNING = Read(USES, {})
 ALL = (
     select(work_limit, site.c.name.label("site"))
     .outerjoin_from(work_limit, site, site.c.id == work_limit.c.site_id)
     .order_by(work_limit.c.name)
 )
+
+
+Use = tuple[Any, ...]
+"""(site key, share, task type, jobs, cores)"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,15 +73,15 @@ class Room:
             bounds.append((self.max_cores - self.cores) // cores)
         return max(0, min(bounds)) if bounds else None
 
-    def take(self, cores: int) -> None:
-        """One more job runs."""
-        self.jobs += 1
-        self.cores += cores
+    def holds(self, jobs: int, cores: int) -> bool:
+        """Whether so many more jobs of so many cores in all fit."""
+        jobs_fit = self.max_jobs is None or self.jobs + jobs <= self.max_jobs
+        return jobs_fit and (self.max_cores is None or self.cores + cores <= self.max_cores)
 
-    def give(self, cores: int) -> None:
-        """One job less runs."""
-        self.jobs -= 1
-        self.cores -= cores
+    def take(self, jobs: int, cores: int) -> None:
+        """So many more run, or fewer."""
+        self.jobs += jobs
+        self.cores += cores
 
 
 def at(conn: Connection, site_id: int) -> list[Room]:
@@ -83,7 +91,14 @@ def at(conn: Connection, site_id: int) -> list[Room]:
 
 def rooms(conn: Connection, site_id: int) -> list[Room]:
     """What the limits that hold at a site still allow."""
-    return filled(conn, at(conn, site_id))
+    found = at(conn, site_id)
+    return filled(found, uses(conn)) if found else []
+
+
+def uses(conn: Connection) -> list[Use]:
+    """What runs now: (site key, share, task type, jobs, cores)."""
+    (found,) = reads.rows(conn, [RUNNING])
+    return found
 
 
 def _room(row: Any) -> Room:
@@ -97,16 +112,27 @@ def _room(row: Any) -> Room:
     )
 
 
-def filled(conn: Connection, found: Sequence[Room]) -> list[Room]:
-    """The limits with what runs now counted in."""
-    if not found:
-        return []
-    for use in conn.execute(USES):
-        for room in found:
-            if room.site_id in (None, use.site_id) and room.covers(use.path, use.task_type):
-                room.jobs += int(use.jobs)
-                room.cores += int(use.cores)
-    return list(found)
+def filled(
+    found: Sequence[Room], running: Iterable[Use], covering: dict[Use, list[int]] | None = None
+) -> list[Room]:
+    """The limits, as if nothing ran, with what runs counted in.
+
+    `covering` remembers the places of the limits that count a use, from one count to the next.
+    """
+    known = {} if covering is None else covering
+    rooms_ = [replace(room) for room in found]
+    for *of, jobs, cores in running:
+        key = tuple(of)
+        if key not in known:
+            site_id, path, task_type = key
+            known[key] = [
+                place
+                for place, room in enumerate(found)
+                if room.site_id in (None, site_id) and room.covers(path, task_type)
+            ]
+        for place in known[key]:
+            rooms_[place].take(jobs, cores)
+    return rooms_
 
 
 def most(rooms_: Iterable[Room], path: str, task_type: str, cores: int) -> int | None:
@@ -139,7 +165,7 @@ class Standing:
 def standing(conn: Connection, site_id: int | None = None) -> list[Standing]:
     """All limits by name, or those that hold at a site, with what counts against them."""
     rows = [row for row in conn.execute(ALL) if site_id is None or row.site_id in (None, site_id)]
-    found = filled(conn, [_room(row) for row in rows])
+    found = filled([_room(row) for row in rows], uses(conn))
     return [
         Standing(
             name=room.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from gridcore.db.idlists import within
 from prodsys import breakers, classes, limits, shares
 from prodsys.fairshare import ShareNode
 from prodsys.jobs.store import Head
-from prodsys.limits import Room
+from prodsys.limits import Room, Use
 from prodsys.tables import class_site, endpoint, job_class
 
 #: How long an outlook is kept, in seconds.
@@ -76,11 +76,11 @@ class Line:
     ready: int
     head_rank: int
     task_type: str
+    #: What shares and limits see of it.
+    kind: Kind = field(init=False)
 
-    @property
-    def kind(self) -> Kind:
-        """What shares and limits see of it."""
-        return self.leaf_id, self.task_type, self.cores
+    def __post_init__(self) -> None:
+        self.kind = self.leaf_id, self.task_type, self.cores
 
 
 @dataclass(slots=True)
@@ -93,6 +93,9 @@ class Outlook:
     limits: list[Room]
     read: Callable[[Connection, Collection[int]], Sequence[Any]]
     _lines: dict[int, list[Line]] = field(default_factory=dict)
+    _by_id: dict[int, Line] = field(default_factory=dict)
+    _covering: dict[Kind, list[int]] = field(default_factory=dict)
+    _counting: dict[Use, list[int]] = field(default_factory=dict)
 
     def lines(self, conn: Connection, leaves: Collection[int]) -> list[Line]:
         """The classes behind the kinds of these leaves."""
@@ -100,15 +103,16 @@ class Outlook:
         if missing:
             self._lines |= {leaf_id: [] for leaf_id in missing}
             for row in self.read(conn, missing):
-                self._lines[row[1]].append(Line(*row))
+                line = self._by_id[row[0]] = Line(*row)
+                self._lines[line.leaf_id].append(line)
         return [line for leaf_id in leaves for line in self._lines[leaf_id]]
 
-    def rooms(self, conn: Connection) -> Rooms | None:
-        """What the limits still allow, counted now; None where there are none."""
+    def rooms(self, running: Iterable[Use]) -> Rooms | None:
+        """What the limits still allow while that runs; None where there are none."""
         if not self.limits:
             return None
-        fresh = limits.filled(conn, [replace(room, jobs=0, cores=0) for room in self.limits])
-        return Rooms(fresh, {node.id: node.path for node in self.nodes})
+        left = limits.filled(self.limits, running, self._counting)
+        return Rooms(left, {node.id: node.path for node in self.nodes}, self._covering)
 
     def took(self, heads: Iterable[Head]) -> None:
         """These were taken: what is left of it."""
@@ -121,12 +125,11 @@ class Outlook:
             last[head.class_id] = max(head.rank, last.get(head.class_id, head.rank))
         for node in self.nodes:
             node.running += cores.get(node.id, 0)
-        for leaf_id in cores:
-            for line in self._lines[leaf_id]:
-                if line.id in count:
-                    line.ready -= count[line.id]
-                    line.head_rank = last[line.id]
-                    self.kinds[line.kind] -= count[line.id]
+        for class_id, n in count.items():
+            line = self._by_id[class_id]
+            line.ready -= n
+            line.head_rank = last[class_id]
+            self.kinds[line.kind] -= n
 
 
 def look(conn: Connection, site_id: int, endpoint_id: int | None, now: datetime) -> Outlook:
@@ -184,32 +187,47 @@ class Memory:
 class Rooms:
     """The limits, asked by kind of line; nothing is reckoned where there are none."""
 
-    def __init__(self, rooms: Sequence[Room], paths: Mapping[int, str]) -> None:
+    def __init__(
+        self, rooms: Sequence[Room], paths: Mapping[int, str], covering: dict[Kind, list[int]]
+    ) -> None:
+        """`covering` remembers which of the limits cover a kind, from one count of them to the next."""
         self._rooms = rooms
         self._paths = paths
-        self._covering: dict[Kind, list[Room]] = {}
+        self._covering = covering
 
     def most(self, kind: Kind) -> int | None:
         """How many more jobs of the kind may start; None for any number."""
-        bounds = [room.most(kind[2]) for room in self._of(kind)]
+        bounds = [self._rooms[place].most(kind[2]) for place in self._of(kind)]
         return min((bound for bound in bounds if bound is not None), default=None)
+
+    def take_all(self, wanted: Mapping[Kind, int]) -> bool:
+        """So many more of each kind, if there is room for all of them under every limit."""
+        jobs: Counter[int] = Counter()
+        cores: Counter[int] = Counter()
+        for kind, n in wanted.items():
+            for place in self._of(kind):
+                jobs[place] += n
+                cores[place] += n * kind[2]
+        if not all(self._rooms[place].holds(jobs[place], cores[place]) for place in jobs):
+            return False
+        for place in jobs:
+            self._rooms[place].take(jobs[place], cores[place])
+        return True
 
     def take(self, kind: Kind) -> bool:
         """One more, if there is room under every limit."""
-        if self.most(kind) == 0:
-            return False
-        for room in self._of(kind):
-            room.take(kind[2])
-        return True
+        return self.take_all({kind: 1})
 
     def give(self, kind: Kind) -> None:
         """One less."""
-        for room in self._of(kind):
-            room.give(kind[2])
+        for place in self._of(kind):
+            self._rooms[place].take(-1, -kind[2])
 
-    def _of(self, kind: Kind) -> list[Room]:
+    def _of(self, kind: Kind) -> list[int]:
+        """The places of the limits that cover the kind."""
         if kind not in self._covering:
             leaf_id, task_type, _ = kind
             path = self._paths.get(leaf_id, "")
-            self._covering[kind] = [room for room in self._rooms if room.covers(path, task_type)]
+            found = [place for place, room in enumerate(self._rooms) if room.covers(path, task_type)]
+            self._covering[kind] = found
         return self._covering[kind]

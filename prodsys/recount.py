@@ -160,7 +160,7 @@ def mend(conn: Connection, kinds: Collection[str] = ALL) -> dict[str, int]:
 def _mend_classes(conn: Connection) -> None:
     if rows := conn.execute(CLASSES).all():
         ids, short = zip(*rows, strict=True)
-        bulk.change(conn, [Change(job_class, {"id": ids}, {"ready": short})])
+        bulk.write(conn, [Change(job_class, {"id": ids}, {"ready": short})])
     for row in conn.execute(HEADS).all():
         conn.execute(ADVANCE_HEAD, {"of_class": row.id, "head": row.head})
 
@@ -171,20 +171,20 @@ def _mend_uses(conn: Connection) -> None:
     if rows := conn.execute(USES).all():
         class_ids, site_ids, jobs, cores = zip(*rows, strict=True)
         keys = {"class_id": class_ids, "site_id": site_ids}
-        bulk.change(conn, [Change(class_use, keys, {"jobs": jobs, "cores": cores})])
+        bulk.write(conn, [Change(class_use, keys, {"jobs": jobs, "cores": cores})])
 
 
 def _mend_tasks(conn: Connection) -> None:
     if rows := conn.execute(TASKS).all():
         task_ids, kinds, states, jobs, units = zip(*rows, strict=True)
         keys = {"task_id": task_ids, "kind": kinds, "state": states}
-        bulk.change(conn, [Change(task_count, keys, {"jobs": jobs, "units": units})])
+        bulk.write(conn, [Change(task_count, keys, {"jobs": jobs, "units": units})])
 
 
 def _mend_leaves(conn: Connection) -> None:
     if rows := conn.execute(LEAVES).all():
         ids, short = zip(*rows, strict=True)
-        bulk.change(conn, [Change(share_node, {"id": ids}, {"running": short})])
+        bulk.write(conn, [Change(share_node, {"id": ids}, {"running": short})])
 
 
 #: Who puts which right, in the order of locks.

@@ -25,6 +25,7 @@ from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
 from prodsys.retries import ErrorClass, Reason, RetryRule
+from prodsys.states import TaskState
 from prodsys.tables import attempt, endpoint, job, job_class, job_history, queue, task_count
 
 #: Sites a job stays away from at most; each set of them is a class of its own.
@@ -171,7 +172,7 @@ class _Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Moves that return jobs to the queue or hold them for their input; some change the class."""
+    """Moves that return jobs to the queue, or hold them for their input or a pause; some change the class."""
 
     moves: Sequence[Move] = ()
     changes: dict[int, _Change] = field(default_factory=dict)
@@ -191,7 +192,8 @@ def plan(
     pause: timedelta = timedelta(0),
     banned: Collection[str] = (),
 ) -> Plan:
-    """At most `limit` jobs that are due, and as many whose input is complete again; from a snapshot.
+    """At most `limit` jobs that are due, and as many whose input is complete again; from a snapshot. What is
+    due of a paused task is held.
 
     A job held for its input is left for at least the pause: what the catalogue says may not be so.
     """
@@ -237,8 +239,12 @@ def _decided(
         if needs[seen].input_ses == frozenset():
             moves.append(_held(move))
             continue
+        owner = owners[mine.task_id]
+        if move.event == JobEvent.DUE and owner.state == TaskState.PAUSED:
+            moves.append(holds.paused(move.job_id, move.attempt, owner))  # retargeted when it is released
+            continue
         moves.append(move)
-        spec = holds.spec_of(owners[mine.task_id], mine.kind, rows[seen])
+        spec = holds.spec_of(owner, mine.kind, rows[seen])
         asked = replace(spec.requirements, input_ses=needs[seen].input_ses)
         if (asked, failed) not in known:
             known[asked, failed] = retarget(asked, failed, rules, offers, banned)
@@ -264,8 +270,8 @@ def _failures(conn: Connection, job_ids: Iterable[int]) -> dict[int, list[Failur
 
 
 def _held(move: Move) -> Move:
-    return replace(
-        move, event=JobEvent.HOLD, to=JobState.HELD, hold_kind="input", code=Reason.WAITS_FOR_INPUT.value
+    return move._replace(
+        event=JobEvent.HOLD, to=JobState.HELD, hold_kind="input", code=Reason.WAITS_FOR_INPUT.value
     )
 
 
@@ -296,5 +302,5 @@ def _into(move: Move, change: _Change | None, made: Mapping[str, int]) -> Move:
         return move
     class_id = made[change.spec.fingerprint]
     if not any(change.reason.values()):  # it is only that its task has another share or other sites
-        return replace(move, class_id=class_id)
-    return replace(move, class_id=class_id, code=Reason.RETARGETED.value, params=change.reason)
+        return move._replace(class_id=class_id)
+    return move._replace(class_id=class_id, code=Reason.RETARGETED.value, params=change.reason)

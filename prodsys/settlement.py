@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from catalogs import wishes
 from catalogs.states import WishKind
+from gridcore.db.bulk import Change
 from gridcore.db.statements import select_in
 from prodsys import attempts, outcomes, outputs, retries
 from prodsys.attempts import Attempt, Ending
@@ -74,6 +75,7 @@ class Settler:
         self.scale = scale
         self._wish_ids = iter(wish_ids)
         self._tally = Tally()
+        self._closed: list[Change] = []
         self._outcomes: list[Outcome] = []
 
     def apply(self, moves: Sequence[Move]) -> list[Move]:
@@ -81,10 +83,10 @@ class Settler:
         return store.apply(self.conn, moves, self.now, self._tally)
 
     def write(self) -> None:
-        """Write the counters: the last thing to be done."""
-        self._tally.write(self.conn)
+        """Write the ends of attempts and the counters: the last thing to be done."""
+        self._tally.write(self.conn, self._closed)
         outcomes.record(self.conn, self._outcomes, self.now)
-        self._tally, self._outcomes = Tally(), []
+        self._tally, self._closed, self._outcomes = Tally(), [], []
 
     def admit(self, pairs: Sequence[tuple[Attempt, Admission]]) -> int:
         """The gate admitted workers: LEASED or SUBMITTED -> RUNNING; how many were not known yet."""
@@ -118,7 +120,7 @@ class Settler:
         made = {move.job_id for move in self.apply(moves) if move.to == JobState.STAGEOUT}
         took = [(one, report) for one, report in good if one.job_id in made]
         attempts.reopen_all(self.conn, [one for one, _ in took if one.state in WAITING])
-        attempts.close_all(self.conn, [(one, _ending(report)) for one, report in took], self.now)
+        self._closed += attempts.closed([(one, _ending(report)) for one, report in took], self.now)
         said = {(one.job_id, entry["name"]): entry for one, report in took for entry in report["outputs"]}
         rows = [row for one, _ in took for row in planned[one.job_id]]
         outputs.stage(self.conn, [(row, said[row.job_id, row.name]) for row in rows], self.now)
@@ -156,7 +158,7 @@ class Settler:
             for one in failures
             if one.event != JobEvent.VANISHED or one.attempt.job_id in made
         ]
-        attempts.close_all(self.conn, ended, self.now)
+        self._closed += attempts.closed(ended, self.now)
         moved = [one for one in failures if one.attempt.job_id in made]
         self._count([(one.attempt, one.kind.value, used.get(one.attempt.job_id, 0.0)) for one in moved])
         # A lost one may still be heard of, until the next attempt is leased: if there will be one.

@@ -18,7 +18,7 @@ from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_rows, lock_rows, select_in
 from gridcore.ids import BatchKey
 from prodsys import attempts, outputs, retry_rules, taskqueue, tasks, withdrawals
-from prodsys.attempts import Attempt, Ending
+from prodsys.attempts import Attempt, Claimant, Ending
 from prodsys.jobdocument import Place, PlannedOutput, document, planned_lfn
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
@@ -88,7 +88,7 @@ class SqlQueuePort:
         self._memory = Memory()
 
     def lease(self, call: Call, n: int) -> list[WorkItem]:
-        """Claim, open attempts and plan their outputs in one transaction; then read the documents."""
+        """Claim and plan the outputs in one transaction; then read the documents."""
         output_ids = self._keys.take("output", n)
         wish_ids = self._keys.take("wish", n * WISHES_PER_ATTEMPT)
 
@@ -101,9 +101,11 @@ class SqlQueuePort:
             se_id = _output_se(conn, site_id)
             if se_id is None:
                 return []
-            claimed = taskqueue.claim(conn, call.endpoint_id, site_id, n, now, self._memory)
+            by = Claimant(
+                endpoint_id=call.endpoint_id, site_id=site_id, agent=call.agent, instance=self._instance
+            )
+            claimed = taskqueue.claim(conn, by, n, now, self._memory)
             ids = [one.id for one in claimed]
-            attempts.open_all(conn, ids, self._instance, call.endpoint_id, call.agent, now)
             self._plan_outputs(conn, ids, se_id, output_ids, now)
             again = {one.id: one.attempt + 1 for one in claimed if one.attempt}
             self._settler(conn, now, wish_ids).discard(_superseded(conn, again))

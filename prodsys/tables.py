@@ -5,8 +5,10 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Identity,
     Index,
     Integer,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -418,6 +421,14 @@ job = Table(
     ),
 )
 
+
+def in_state(rows: FromClause, *states: JobState) -> ColumnElement[bool]:
+    """Jobs in one of these states, written out as in the conditions of the partial indexes, word for word."""
+    written: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
+    column = rows.c.state
+    return column == written[0] if len(written) == 1 else column.in_(written)
+
+
 #: The cold part of a job: its range or inputs, seed, run and lumi.
 job_spec = Table(
     "job_spec",
@@ -465,12 +476,6 @@ attempt = Table(
     Column("report", Json),
     PrimaryKeyConstraint("job_id", "attempt"),
     UniqueConstraint("batch_key"),
-    Index(
-        "ix_attempt_open",
-        "endpoint_id",
-        sqlite_where=text("ended_at IS NULL"),
-        postgresql_where=text("ended_at IS NULL"),
-    ),
 )
 
 output = Table(

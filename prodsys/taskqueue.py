@@ -6,22 +6,31 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
 
 from sqlalchemy import Connection, Integer, bindparam, func, select
 
+from gridcore.db import reads
+from gridcore.db.engine import is_sqlite
 from gridcore.db.idlists import within
-from gridcore.db.statements import lock_rows
-from prodsys import breakers, fairshare, outlook
+from gridcore.db.reads import Read
+from gridcore.db.statements import locking
+from prodsys import attempts, breakers, fairshare, limits, outlook
+from prodsys.attempts import Claimant
 from prodsys.fairshare import ShareNode
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobState
 from prodsys.jobs.store import Head
+from prodsys.limits import Use
 from prodsys.outlook import Kind, Line, Memory, Outlook, Rooms
-from prodsys.tables import job, job_class, queue
+from prodsys.tables import in_state, job, job_class, queue
 
 #: How often more classes are asked before a leaf is content with what it has.
 ROUNDS = 4
+#: Rows that may be read in vain to save a statement.
+VAIN = 200
+_FRONT = attrgetter("head_rank", "id")
+_ORDER = attrgetter("rank", "id")
 #: Above any rank.
 _LAST = 2**62
 
@@ -29,16 +38,10 @@ _JOB = job.alias("one")
 _LINE = job_class.alias("line")
 
 
-def _ready(table: Any, name: str) -> Any:
-    """The state is written out: the index of waiting jobs is partial."""
-    state = bindparam(name, JobState.READY, type_=job.c.state.type, literal_execute=True)
-    return table.c.state == state
-
-
 #: The k-th job of the line, counted from its head.
 _KTH = (
     select(_JOB.c.rank)
-    .where(_JOB.c.class_id == _LINE.c.id, _ready(_JOB, "ready_one"), _JOB.c.rank >= _LINE.c.head_rank)
+    .where(_JOB.c.class_id == _LINE.c.id, in_state(_JOB, JobState.READY), _JOB.c.rank >= _LINE.c.head_rank)
     .order_by(_JOB.c.rank, _JOB.c.id)
     .limit(1)
     .offset(bindparam("k_less_1", type_=Integer))
@@ -48,43 +51,52 @@ _KTH = (
 HEADS = (
     select(job.c.id, job.c.attempt, job.c.rank, job.c.class_id, job.c.task_id, job.c.kind, job.c.units)
     .join_from(_LINE, job, job.c.class_id == _LINE.c.id)
-    .where(within(_LINE.c.id), _ready(job, "ready_job"), job.c.rank >= _LINE.c.head_rank)
+    .where(within(_LINE.c.id), in_state(job, JobState.READY), job.c.rank >= _LINE.c.head_rank)
     .where(job.c.rank <= func.coalesce(_KTH, _LAST))
 )
 
 
-def claim(
-    conn: Connection,
-    endpoint_id: int,
-    site_id: int,
-    n: int,
-    now: datetime,
-    memory: Memory | None = None,
-) -> list[Head]:
-    """Take up to `n` READY jobs for an endpoint, divided by the shares; the jobs, now LEASED.
+def claim(conn: Connection, by: Claimant, n: int, now: datetime, memory: Memory | None = None) -> list[Head]:
+    """Take up to `n` READY jobs, divided by the shares; the jobs, now LEASED with an open attempt each.
 
     A head tells the attempt before: the one it is taken for is the next. With a memory the claim may begin
     with what was seen a moment ago; whatever that leaves open is sought anew.
     """
-    lock_rows(conn, queue, [store.QUEUE])
-    seen = memory.recall(site_id, endpoint_id) if memory else None
-    taken = _take(conn, seen, endpoint_id, site_id, n, now) if seen else []
+    seen = memory.recall(by.site_id, by.endpoint_id) if memory else None
+    running = _lock(conn, seen)
+    taken = _take(conn, seen, by, n, now, running) if seen else []
     if len(taken) < n:
-        seen = outlook.look(conn, site_id, endpoint_id, now)
-        taken += _take(conn, seen, endpoint_id, site_id, _within(n - len(taken), seen.allowed), now)
+        seen = outlook.look(conn, by.site_id, by.endpoint_id, now)
+        missing = _within(n - len(taken), seen.allowed)
+        taken += _take(conn, seen, by, missing, now, _running(conn, seen))
         if memory:
-            memory.keep(site_id, endpoint_id, seen)
+            memory.keep(by.site_id, by.endpoint_id, seen)
     if taken and seen and seen.allowed is not None:
-        breakers.sent(conn, site_id, len(taken), now)
+        breakers.sent(conn, by.site_id, len(taken), now)
     return taken
 
 
+def _lock(conn: Connection, seen: Outlook | None) -> list[Use]:
+    """Hold the queue; what runs then, where limits ask for it."""
+    counts = [limits.RUNNING] if seen and seen.limits else []
+    locks = [] if is_sqlite(conn) else [locking(queue, [store.QUEUE])]
+    found = reads.rows(conn, [*locks, *counts])
+    return found[-1] if counts else []
+
+
+def _running(conn: Connection, seen: Outlook) -> list[Use]:
+    return limits.uses(conn) if seen.limits else []
+
+
 def _take(
-    conn: Connection, seen: Outlook, endpoint_id: int, site_id: int, n: int, now: datetime
+    conn: Connection, seen: Outlook, by: Claimant, n: int, now: datetime, running: Iterable[Use]
 ) -> list[Head]:
-    heads = _choose(conn, seen, n)
-    seen.took(heads)
-    return store.take(conn, heads, endpoint_id, site_id, now) if heads else []
+    heads = _choose(conn, seen, n, running) if n > 0 else []
+    if heads:
+        opened = attempts.opened({one.id: one.attempt + 1 for one in heads}, by, now)
+        heads = store.take(conn, heads, by.endpoint_id, by.site_id, now, [opened])
+        seen.took(heads)
+    return heads
 
 
 def preview(
@@ -92,7 +104,7 @@ def preview(
 ) -> list[Head]:
     """What a claim would take now, in the order in which the shares pick; nothing is changed."""
     seen = outlook.look(conn, site_id, endpoint_id, now)
-    return _choose(conn, seen, _within(n, seen.allowed))
+    return _choose(conn, seen, _within(n, seen.allowed), _running(conn, seen))
 
 
 def waiting(
@@ -103,7 +115,7 @@ def waiting(
     seen = outlook.look(conn, site_id, endpoint_id, now)
     if seen.allowed is not None:
         return seen.nodes, {}
-    rooms = seen.rooms(conn)
+    rooms = seen.rooms(_running(conn, seen))
     if rooms:
         for kind in back:
             rooms.give(kind)
@@ -114,18 +126,20 @@ def _within(n: int, allowed: int | None) -> int:
     return n if allowed is None else min(n, allowed)
 
 
-def _choose(conn: Connection, seen: Outlook, n: int) -> list[Head]:
+def _choose(conn: Connection, seen: Outlook, n: int, running: Iterable[Use]) -> list[Head]:
     """The shares divide, the limits have the last word; what they refuse goes to others."""
     chosen: dict[int, Head] = {}
     gone: Counter[Kind] = Counter()
-    rooms, nodes = seen.rooms(conn) if n > 0 else None, seen.nodes
+    rooms, nodes = seen.rooms(running), seen.nodes
     while len(chosen) < n:
         kinds = _open(seen.kinds, gone, rooms)
         picks = fairshare.divide(nodes, _waiting(kinds), n - len(chosen))
         asked = [line for line in seen.lines(conn, set(picks)) if line.kind in kinds and line.ready > 0]
         kind_of = {line.id: line.kind for line in asked}
         heads = _in_turn(picks, _pop(conn, asked, Counter(picks), chosen))
-        accepted = [one for one in heads if rooms is None or rooms.take(kind_of[one.class_id])]
+        accepted = heads
+        if rooms and not rooms.take_all(Counter(kind_of[one.class_id] for one in heads)):
+            accepted = [one for one in heads if rooms.take(kind_of[one.class_id])]
         chosen |= {one.id: one for one in accepted}
         if rooms is None or not accepted or len(accepted) == len(heads):
             break
@@ -196,13 +210,9 @@ def _pop(
             if head.id not in chosen:
                 found[head.leaf_id].append(head)
         for leaf_id, heads in found.items():
-            heads.sort(key=_order)
+            heads.sort(key=_ORDER)
             del heads[wanted[leaf_id] :]
     return found
-
-
-def _order(head: Head) -> tuple[int, int]:
-    return head.rank, head.id
 
 
 def _by_leaf(lines: Iterable[Line], wanted: Mapping[int, int]) -> dict[int, list[Line]]:
@@ -212,7 +222,7 @@ def _by_leaf(lines: Iterable[Line], wanted: Mapping[int, int]) -> dict[int, list
         if line.leaf_id in left:
             left[line.leaf_id].append(line)
     for mine in left.values():
-        mine.sort(key=lambda line: (line.head_rank, line.id), reverse=True)
+        mine.sort(key=_FRONT, reverse=True)
     return left
 
 
@@ -226,16 +236,26 @@ def _next_lines(left: list[Line], found: Sequence[Head], wanted: int) -> list[Li
     return lines
 
 
-def _heads(conn: Connection, asked: Iterable[tuple[Line, int]]) -> list[Head]:
-    """The jobs in front of these lines, at least so many of each as there are; like numbers go together."""
-    lines, alike = {}, defaultdict(list)
-    for line, n in asked:
-        lines[line.id] = line
-        alike[1 << (n - 1).bit_length()].append(line.id)
-    heads = []
-    for n, ids in alike.items():
-        rows: Any = conn.execute(HEADS, {"ids": ids, "k_less_1": n - 1}).all()
-        for id, attempt, rank, class_id, task_id, kind, units in rows:
-            line = lines[class_id]
-            heads.append(Head(id, attempt, rank, class_id, task_id, kind, units, line.leaf_id, line.cores))
-    return heads
+def _heads(conn: Connection, asked: Sequence[tuple[Line, int]]) -> list[Head]:
+    """The jobs in front of these lines, at least so many of each as there are."""
+    lines = {line.id: line for line, _ in asked}
+    together = [Read(HEADS, {"ids": ids, "k_less_1": n - 1}) for n, ids in _together(asked)]
+    return [
+        Head._make((*row, lines[row[3]].leaf_id, lines[row[3]].cores))
+        for found in reads.rows(conn, together)
+        for row in found
+    ]
+
+
+def _together(asked: Iterable[tuple[Line, int]]) -> list[tuple[int, list[int]]]:
+    """Lines to be asked by one statement for the same number of jobs, which is no less than each needs."""
+    found: list[tuple[int, list[int]]] = []
+    vain = 0
+    for line, n in sorted(asked, key=lambda pair: -pair[1]):
+        if found and vain + found[-1][0] - n <= VAIN:
+            vain += found[-1][0] - n
+            found[-1][1].append(line.id)
+        else:
+            found.append((n, [line.id]))
+            vain = 0
+    return found

@@ -11,10 +11,11 @@ from sqlalchemy import Connection
 from gridapp.bench.backlog import UNITS, Backlog, Line
 from gridcore.ids import BatchKey
 from prodsys import attempts, taskqueue
-from prodsys.attempts import Attempt, Ending
+from prodsys.attempts import Attempt, Claimant, Ending
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobKind, JobState
 from prodsys.jobs.store import Head, Move, NewJob, rank_of
+from prodsys.jobs.tally import Tally
 from prodsys.outlook import Memory
 from prodsys.queueport import Admission
 
@@ -50,13 +51,14 @@ class Agent:
         self._memory = Memory()
 
     def claim(self, n: int) -> list[Held]:
-        """Claim and open the attempts."""
+        """Claim."""
         backlog, now = self._backlog, self._backlog.now()
+        by = Claimant(
+            endpoint_id=backlog.endpoint_id, site_id=backlog.site_id, agent=AGENT, instance=INSTANCE
+        )
 
         def unit(conn: Connection) -> list[Held]:
-            heads = taskqueue.claim(conn, backlog.endpoint_id, backlog.site_id, n, now, self._memory)
-            ids = [one.id for one in heads]
-            attempts.open_all(conn, ids, INSTANCE, backlog.endpoint_id, AGENT, now)
+            heads = taskqueue.claim(conn, by, n, now, self._memory)
             return [Held(self._attempt(one), one.class_id, one.cores) for one in heads]
 
         return self._db.transaction(unit)
@@ -84,8 +86,9 @@ class Agent:
         states = (JobState.RUNNING, JobState.STAGEOUT, JobState.DONE)
 
         def unit(conn: Connection) -> None:
-            store.apply(conn, [_move(one, state) for one in held for state in states], now)
-            attempts.close_all(conn, [(one.attempt, ENDING) for one in held], now)
+            tally = Tally()
+            store.apply(conn, [_move(one, state) for one in held for state in states], now, tally)
+            tally.write(conn, attempts.closed([(one.attempt, ENDING) for one in held], now))
 
         self._db.transaction(unit)
 

@@ -202,7 +202,7 @@ def _take(
         left[head.leaf_id] = replace(one, jobs=max(0, one.jobs - 1))
     for room in rooms:
         if room.covers(share, task_type):
-            room.take(head.cores)
+            room.take(1, head.cores)
 
 
 def _key(one: Standing | None) -> float | None:

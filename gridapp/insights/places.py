@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from catalogs.states import Switch
 from catalogs.tables import site
@@ -17,16 +17,11 @@ from gridapp.insights.values import iso, some
 from gridcore.tables import lease
 from prodsys import breakers, fairshare, limits, shares
 from prodsys.breaker_states import BreakerState
+from prodsys.endpoints import HELD_HERE
 from prodsys.fairshare import Standing, Waiting
 from prodsys.outlook import LINES
-from prodsys.tables import attempt, endpoint
+from prodsys.tables import endpoint
 
-_OPEN = (
-    select(func.count())
-    .select_from(attempt)
-    .where(attempt.c.endpoint_id == endpoint.c.id, attempt.c.ended_at.is_(None))
-    .scalar_subquery()
-)
 PLACES = (
     select(
         endpoint.c.id,
@@ -36,7 +31,7 @@ PLACES = (
         site.c.name.label("site"),
         lease.c.owner,
         lease.c.expires_at,
-        _OPEN.label("n_open"),
+        HELD_HERE.label("n_open"),
     )
     .join_from(endpoint, site, endpoint.c.site_id == site.c.id)
     .join(lease, endpoint.c.lease_id == lease.c.id)

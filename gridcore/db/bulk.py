@@ -1,169 +1,124 @@
-"""Bulk writes in the drivers' fastest form: COPY and arrays on PostgreSQL, executemany elsewhere.
+"""Bulk writes as fast as the driver can: arrays and COPY on PostgreSQL, in one round trip; else executemany.
 
-Columns in, not rows. The one place that speaks to a driver without SQLAlchemy between; the values pass the
-columns' own types.
+Columns in, not rows; the values pass the columns' own types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
-from types import MappingProxyType
+from itertools import groupby, repeat
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Table, Update, bindparam, insert, update
+from sqlalchemy import Connection, Dialect, Table
 
-Columns = Mapping[str, Sequence[Any]]
+from gridcore.db import bulk_texts, driver
+from gridcore.db.bulk_texts import ADD, KEY, LOW, NEW, ONLY, PUT, Part, Shape
+from gridcore.db.driver import Call
+
+#: New rows from which on COPY is quicker than arrays, though it shares no round trip.
+COPY_FROM = 1000
+
+
+class Same(NamedTuple):
+    """A value that all rows share."""
+
+    value: Any
+
+
+Values = Sequence[Any] | Same
+Columns = Mapping[str, Values]
 Bind = Callable[[Any], Any]
+_NO_COLUMNS: Columns = MappingProxyType({})
+_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
-#: Rows below which COPY costs more than it saves.
-COPY_FROM = 8
 
+class New(NamedTuple):
+    """Rows to insert, by column, all equally long."""
 
-def insert_columns(
-    conn: Connection, table: Table, columns: Columns, same: Mapping[str, Any] | None = None
-) -> None:
-    """Insert rows given by column, all equally long; `same` are the values alike in every row."""
-    same = same or {}
-    count = len(next(iter(columns.values())))
-    if not count:
-        return
-    names = (*columns, *same)
-    if conn.dialect.name == "oracle" or (conn.dialect.name == "postgresql" and count < COPY_FROM):
-        lists = (*columns.values(), *(repeat(value, count) for value in same.values()))
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
-        conn.execute(insert(table), rows)
-        return
-    values = [_bound(conn.dialect, table, name, column) for name, column in columns.items()]
-    constant = [_bound(conn.dialect, table, name, [value])[0] for name, value in same.items()]
-    rows_of = zip(*values, *(repeat(value, count) for value in constant), strict=True)
-    driver: Any = conn.connection.driver_connection
-    if conn.dialect.name == "sqlite":
-        driver.executemany(_insert_text(table, names), rows_of)
-        return
-    with driver.cursor() as cursor, cursor.copy(_copy_text(table, names)) as copy:
-        for row in rows_of:
-            copy.write_row(row)
+    table: Table
+    columns: Columns
+
+    def lists(self) -> list[Values]:
+        """The values of its parts."""
+        return list(self.columns.values())
+
+    def shape(self) -> Shape:
+        """What it does, whatever its values."""
+        return Shape(self.table, _parts(NEW, self.columns))
 
 
 class Change(NamedTuple):
-    """An update of rows named by their keys, given by column in ascending order.
+    """An update of rows named by their keys, in ascending order.
 
-    `add` is added to what a column holds, `put` replaces it; `only` names a column that must be NULL.
+    `add` is added to what a column holds, `put` replaces it, `low` replaces what is higher or NULL. `only` is
+    what columns must hold, None for NULL: other rows are left alone.
     """
 
     table: Table
     keys: Columns
-    add: Columns = MappingProxyType({})
-    put: Columns = MappingProxyType({})
-    only: str = ""
+    add: Columns = _NO_COLUMNS
+    put: Columns = _NO_COLUMNS
+    low: Columns = _NO_COLUMNS
+    only: Mapping[str, Any] = _NO_VALUES
 
-    @property
-    def shape(self) -> _Shape:
+    def lists(self) -> list[Values]:
+        """The values of its parts."""
+        only = [Same(value) for value in self.only.values() if value is not None]
+        return [*self.add.values(), *self.put.values(), *self.low.values(), *self.keys.values(), *only]
+
+    def shape(self) -> Shape:
         """What it does, whatever its values."""
-        return _Shape(self.table, tuple(self.keys), tuple(self.add), tuple(self.put), self.only)
-
-    def columns(self) -> dict[str, Sequence[Any]]:
-        """All its values, in the order in which the statement takes them."""
-        return {**self.add, **self.put, **self.keys}
-
-    def bound(self, dialect: Dialect) -> list[Sequence[Any]]:
-        """The same as the driver takes them."""
-        return [_bound(dialect, self.table, name, column) for name, column in self.columns().items()]
+        only = {name: Same(value) for name, value in self.only.items() if value is not None}
+        parts = [(ADD, self.add), (PUT, self.put), (LOW, self.low), (KEY, self.keys), (ONLY, only)]
+        null = tuple(name for name, value in self.only.items() if value is None)
+        return Shape(self.table, sum((_parts(*one) for one in parts), ()), null)
 
 
-def change(conn: Connection, changes: Sequence[Change]) -> list[int]:
-    """Make the changes one after the other, in one round trip where the driver can; how many rows each found.
+Write = New | Change
 
-    Within each, rows are locked in the order given.
+
+def _parts(role: str, columns: Mapping[str, Any]) -> tuple[Part, ...]:
+    return tuple(Part(role, name, isinstance(values, Same)) for name, values in columns.items())
+
+
+def write(conn: Connection, writes: Sequence[Write]) -> list[int]:
+    """Do the writes one after the other, on PostgreSQL in one round trip; how many rows each touched.
+
+    Rows are found by their keys in the order given, or in that of the index, which is the same: two that
+    change the same rows do not wait for each other in a circle. Raises what SQLAlchemy would.
     """
-    if conn.dialect.name == "oracle":
-        return [_change_each(conn, one) for one in changes]
-    driver: Any = conn.connection.driver_connection
-    if conn.dialect.name == "sqlite":
-        cursors = [
-            driver.executemany(_change_text(one.shape), zip(*one.bound(conn.dialect), strict=True))
-            for one in changes
-        ]
-    else:
-        calls = [
-            (_arrays_text(one.shape, conn.dialect), [_array(values) for values in one.bound(conn.dialect)])
-            for one in changes
-        ]
-        with driver.pipeline() if len(calls) > 1 else nullcontext():
-            cursors = [driver.execute(text, values) for text, values in calls]
-    return [int(cursor.rowcount) for cursor in cursors]
+    bound = [_bind(conn.dialect, one) for one in writes]
+    if conn.dialect.name == "postgresql":
+        return _write_postgres(conn, bound)
+    return [_write_each(conn, one) for one in bound]
 
 
-def _change_each(conn: Connection, one: Change) -> int:
-    names = [f"b_{name}"[:30] for name in one.columns()]
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*one.columns().values(), strict=True)]
-    return conn.execute(_change(one.shape), rows).rowcount
+class _Bound(NamedTuple):
+    """A write with its values as the driver takes them."""
+
+    shape: Shape
+    values: list[Values]
+    rows: int
 
 
-def _array(values: Sequence[Any]) -> Any:
-    """Numbers as the text of an array: the driver would look at each of them."""
-    if all(value is None or type(value) in (int, float) for value in values):
-        return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
-    return list(values)
+def _bind(dialect: Dialect, one: Write) -> _Bound:
+    shape, rows, values = one.shape(), 1, list[Values]()
+    for part, found in zip(shape.parts, one.lists(), strict=True):
+        process = _processor(dialect, shape.table, part.name)
+        if isinstance(found, Same):
+            values.append(found if process is None else Same(process(found.value)))
+        else:
+            rows = len(found)
+            values.append(found if process is None else _processed(found, process))
+    return _Bound(shape, values, rows)
 
 
-class _Shape(NamedTuple):
-    """What a bulk update does, whatever its values."""
-
-    table: Table
-    keys: tuple[str, ...]
-    add: tuple[str, ...]
-    put: tuple[str, ...]
-    only: str
-
-
-@lru_cache(maxsize=200)
-def _change(shape: _Shape) -> Update:
-    """The update for one row at a time."""
-    table = shape.table
-    binds = {
-        name: bindparam(f"b_{name}"[:30], type_=table.c[name].type)
-        for name in (*shape.add, *shape.put, *shape.keys)
-    }
-    statement = update(table).where(*(table.c[name] == binds[name] for name in shape.keys))
-    if shape.only:
-        statement = statement.where(table.c[shape.only].is_(None))
-    sums = {name: table.c[name] + binds[name] for name in shape.add}
-    return statement.values(sums | {name: binds[name] for name in shape.put})
-
-
-@lru_cache(maxsize=200)
-def _change_text(shape: _Shape) -> str:
-    sets = [f"{name} = {name} + ?" for name in shape.add] + [f"{name} = ?" for name in shape.put]
-    where = [f"{name} = ?" for name in shape.keys] + ([f"{shape.only} IS NULL"] if shape.only else [])
-    return f"UPDATE {shape.table.name} SET {', '.join(sets)} WHERE {' AND '.join(where)}"
-
-
-@lru_cache(maxsize=200)
-def _arrays_text(shape: _Shape, dialect: Dialect) -> str:
-    """One statement for all rows: lock them in the order of their keys, then change them."""
-    table, names = shape.table, (*shape.add, *shape.put, *shape.keys)
-    arrays = ", ".join(f"%s::{table.c[name].type.compile(dialect)}[]" for name in names)
-    keys = ", ".join(f"t.{name}" for name in shape.keys)
-    same = " AND ".join(f"t.{name} = v.{name}" for name in shape.keys)
-    held = " AND ".join(f"held.{name} = v.{name}" for name in shape.keys)
-    only = f" AND t.{shape.only} IS NULL" if shape.only else ""
-    sets = [f"{name} = t.{name} + v.{name}" for name in shape.add]
-    sets += [f"{name} = v.{name}" for name in shape.put]
-    return (
-        f"WITH v AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS v ({', '.join(names)})), "
-        f"held AS MATERIALIZED (SELECT {keys} FROM {table.name} t JOIN v ON {same}{only} "
-        f"ORDER BY {keys} FOR NO KEY UPDATE OF t) "
-        f"UPDATE {table.name} t SET {', '.join(sets)} FROM v JOIN held ON {held} WHERE {same}"
-    )
-
-
-def _bound(dialect: Dialect, table: Table, name: str, values: Sequence[Any]) -> Sequence[Any]:
-    process = _processor(dialect, table, name)
-    return values if process is None else [process(value) for value in values]
+def _processed(values: Sequence[Any], process: Bind) -> list[Any]:
+    """Each value as the driver takes it; those that are the same object, as many are, once."""
+    known = {id(value): process(value) for value in {id(value): value for value in values}.values()}
+    return [known[id(value)] for value in values]
 
 
 @lru_cache(maxsize=1000)
@@ -172,11 +127,87 @@ def _processor(dialect: Dialect, table: Table, name: str) -> Bind | None:
     return found
 
 
-@lru_cache(maxsize=200)
-def _insert_text(table: Table, names: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' for _ in names)})"
+# --- row by row ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=200)
-def _copy_text(table: Table, names: tuple[str, ...]) -> str:
-    return f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
+def _write_each(conn: Connection, one: _Bound) -> int:
+    """By executemany."""
+    if not one.rows:
+        return 0
+    if conn.dialect.name == "sqlite":
+        text = bulk_texts.positional(one.shape, conn.dialect)
+        lists = _lists(one, lambda keys: str(list(keys)))  # keys are read as JSON
+        rows = zip(*(lists[place] for place in text.places), strict=True)
+        (cursor,) = driver.run(conn, [Call(text.sql, rows, many=True)])
+        return int(cursor.rowcount)
+    lists = _lists(one, list)
+    names = [f"v{place}" for place in range(len(lists))]
+    binds = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+    return conn.execute(bulk_texts.statement(one.shape), binds).rowcount
+
+
+def _lists(one: _Bound, keys_of: Callable[[Sequence[Any]], Any]) -> list[Iterable[Any]]:
+    """The values of each part, row by row; all keys in one where the rows change alike."""
+    rows = 1 if one.shape.alike else one.rows
+    return [
+        repeat(v.value, rows) if isinstance(v, Same) else [keys_of(v)] if one.shape.alike else v
+        for v in one.values
+    ]
+
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------------
+
+
+def _write_postgres(conn: Connection, writes: Sequence[_Bound]) -> list[int]:
+    found: list[int] = []
+    for copied, run in groupby(writes, key=_by_copy):
+        mine = list(run)
+        found += [_copy(conn, one) for one in mine] if copied else _together(conn, mine)
+    return found
+
+
+def _by_copy(one: _Bound) -> bool:
+    return one.rows >= COPY_FROM and one.shape.parts[0].role == NEW
+
+
+def _together(conn: Connection, writes: Sequence[_Bound]) -> list[int]:
+    calls = [_call(one, conn.dialect) for one in writes if one.rows]
+    cursors = iter(driver.run(conn, calls))
+    return [int(next(cursors).rowcount) if one.rows else 0 for one in writes]
+
+
+def _call(one: _Bound, dialect: Dialect) -> Call:
+    if one.rows == 1:
+        text = bulk_texts.for_row(one.shape, dialect)
+        values = [_scalar(v.value if isinstance(v, Same) else v[0]) for v in one.values]
+    else:
+        text = bulk_texts.for_arrays(one.shape, dialect)
+        values = [_scalar(v.value) if isinstance(v, Same) else _array(v) for v in one.values]
+    return Call(text.sql, [values[place] for place in text.places])
+
+
+def _scalar(value: Any) -> Any:
+    """Numbers as text, which is of one type for all: the text of the statement tells the server which."""
+    return str(value) if type(value) in (int, float) else value
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """An array as text, likewise, and because the driver would look at each value."""
+    kinds = set(map(type, values))
+    if kinds <= {int, float}:
+        return f"{{{','.join(map(str, values))}}}"
+    if kinds <= {int, float, NoneType}:
+        return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
+    if kinds <= {str, NoneType}:
+        return f"{{{','.join('NULL' if value is None else _quoted(value) for value in values)}}}"
+    return list(values)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _copy(conn: Connection, one: _Bound) -> int:
+    columns = [part.name for part in one.shape.parts]
+    lists = [repeat(v.value, one.rows) if isinstance(v, Same) else v for v in one.values]
+    return driver.copy(conn, one.shape.table.name, columns, zip(*lists, strict=True))

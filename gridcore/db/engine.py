@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from gridcore import metrics
 from gridcore.clock import Clock, SystemClock
 from gridcore.db.flock import file_lock, refuse_network_disk
-from gridcore.errors import Unavailable, UsageError
+from gridcore.errors import Busy, Unavailable, UsageError
 
 T = TypeVar("T")
 
@@ -29,6 +29,10 @@ RETRYABLE_SQLSTATES = frozenset(["40001", "40P01", "55P03"])
 
 CLOCK_TIMESTAMP: Select[datetime] = select(func.clock_timestamp())
 SYSTIMESTAMP: Select[datetime] = select(func.sys_extract_utc(func.systimestamp()))
+
+
+class Stale(Exception):
+    """What a transaction has read was changed by another: it must begin again."""
 
 
 class Database:
@@ -62,10 +66,10 @@ class Database:
         self._reader = self._engine(read_only=True)
 
     def transaction(self, unit: Callable[[Connection], T]) -> T:
-        """Run the unit in one transaction; the whole unit again on deadlock or serialization failure.
+        """Run the unit in one transaction; the whole unit again on deadlock, serialization failure or Stale.
 
         The unit must do nothing but database work: it may run more than once. Raises Unavailable when
-        the database does not answer, Busy when its lock is not to be had.
+        the database does not answer, Busy when its lock is not to be had or others always come first.
         """
         if getattr(self._inside, "transaction", False):
             raise RuntimeError("a transaction within a transaction")
@@ -74,12 +78,17 @@ class Database:
             for attempt in range(1, ATTEMPTS):
                 try:
                     return self._once(unit)
+                except Stale:
+                    pass
                 except DBAPIError as error:
                     if not _retryable(error):
                         raise self._translated(error) from error
                 metrics.count("transaction_repeats")
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
-            return self._once(unit)
+            try:
+                return self._once(unit)
+            except Stale:
+                raise Busy("others keep changing the same rows", hint="try again in a moment") from None
         finally:
             self._inside.transaction = False
 
@@ -144,12 +153,11 @@ class Database:
     def _engine(self, *, read_only: bool) -> Engine:
         options: dict[str, Any] = {}
         if self.dialect == "postgresql":
-            options["connect_args"] = {"connect_timeout": 10}
-            if read_only:
-                limit = int(self.statement_timeout_s * 1000)
-                options["connect_args"]["options"] = (
-                    f"-c default_transaction_read_only=on -c statement_timeout={limit}"
-                )
+            limit = int(self.statement_timeout_s * 1000)
+            reading = f"-c default_transaction_read_only=on -c statement_timeout={limit}"
+            # Writers name their rows: a plan made while a table was small must not walk it once it is big.
+            writing = "-c enable_seqscan=off -c jit=off"
+            options["connect_args"] = {"connect_timeout": 10, "options": reading if read_only else writing}
         if read_only and self.dialect != "sqlite":
             options["isolation_level"] = "AUTOCOMMIT"
         engine = create_engine(

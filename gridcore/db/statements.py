@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import (
-    BindParameter,
     CompoundSelect,
     Connection,
     Delete,
@@ -18,13 +17,15 @@ from sqlalchemy import (
     Select,
     Table,
     Update,
-    bindparam,
     insert,
     select,
 )
 from sqlalchemy.exc import IntegrityError
 
+from gridcore.db import reads
 from gridcore.db.engine import is_sqlite
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read
 from gridcore.db.types import metadata
 
 #: Rows one statement takes at once; Oracle allows 1000 elements in a list.
@@ -42,17 +43,20 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 @cache
 def _lock(table: Table) -> Select[Any]:
-    ids: BindParameter[int] = bindparam("ids", expanding=True)
     # NO KEY: rows that refer to this one by foreign key may still be inserted by others.
-    return select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update(key_share=True)
+    return select(table.c.id).where(within(table.c.id)).order_by(table.c.id).with_for_update(key_share=True)
 
 
 def lock_rows(conn: Connection, table: Table, ids: Iterable[int]) -> None:
     """Lock the rows that own a rule, in ascending order, until the transaction ends. No-op on SQLite."""
     if is_sqlite(conn):
         return
-    for chunk in chunks(sorted(set(ids))):
-        conn.execute(_lock(table), {"ids": chunk})
+    reads.rows(conn, [locking(table, chunk) for chunk in chunks(sorted(set(ids)))])
+
+
+def locking(table: Table, ids: Sequence[int]) -> Read:
+    """The same as a read, to be run together with others; not for SQLite."""
+    return Read(_lock(table), {"ids": ids})
 
 
 @cache

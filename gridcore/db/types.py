@@ -70,6 +70,9 @@ class EnumText(TypeDecorator[StrEnum]):
         return None if value is None else self._members.get(value) or self.enum(value)
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 class Json(TypeDecorator[Any]):
     """A JSON document as text, keys sorted. For cold data: nothing is searched inside it."""
 
@@ -77,7 +80,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return None if value is None else _encode(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, bindparam, null, select, update
-from sqlalchemy import insert as insert_into
+from sqlalchemy import Connection, Integer, bindparam, select, update
 
-from gridcore.db import bulk
-from gridcore.db.engine import is_sqlite
+from gridcore.db import bulk, reads
+from gridcore.db.bulk import Change, New, Same, Values, Write
+from gridcore.db.engine import Stale, is_sqlite
 from gridcore.db.idlists import within
-from gridcore.db.statements import chunks, lock_rows, run_many
+from gridcore.db.reads import Read
+from gridcore.db.statements import chunks, lock_rows
 from prodsys.jobs.machine import ACTIVE, JOB, JobEvent, JobKind, JobState
 from prodsys.jobs.tally import Tally
 from prodsys.tables import endpoint, job, job_class, job_history, job_spec, queue
@@ -53,8 +55,7 @@ class NewJob:
     spec: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Move(NamedTuple):
     """One event for one job. `attempt` guards it: a job that has gone on to another attempt is left alone."""
 
     job_id: int
@@ -62,14 +63,35 @@ class Move:
     event: JobEvent
     to: JobState
     code: str | None = None
-    params: Mapping[str, Any] | None = None
     due_at: datetime | None = None
     endpoint_id: int | None = None
     hold_kind: str | None = None
-    #: Core-seconds to charge to the job's share.
-    used: float = 0.0
     #: The class the job waits in from now on, where it is another.
     class_id: int | None = None
+    params: Mapping[str, Any] | None = None
+    #: Core-seconds to charge to the job's share.
+    used: float = 0.0
+
+
+class JobRow(NamedTuple):
+    """A job as it stands, with its class and place."""
+
+    id: int
+    task_id: int
+    idx: int
+    kind: JobKind
+    class_id: int
+    state: JobState
+    attempt: int
+    rank: int
+    units: int
+    endpoint_id: int | None
+    due_at: datetime | None
+    hold_kind: str | None
+    code: str | None
+    leaf_id: int
+    cores: int
+    site_id: int | None
 
 
 ROWS = (
@@ -84,6 +106,9 @@ ROWS = (
         job.c.rank,
         job.c.units,
         job.c.endpoint_id,
+        job.c.due_at,
+        job.c.hold_kind,
+        job.c.code,
         job_class.c.leaf_id,
         job_class.c.cores,
         endpoint.c.site_id,
@@ -95,50 +120,6 @@ ROWS = (
 )
 #: Nothing but the jobs: of a joined row a statement that has waited for a lock sees what was there before.
 LOCK = select(job.c.id).where(within(job.c.id)).order_by(job.c.id).with_for_update(key_share=True)
-SHIFT = (
-    update(job)
-    .where(within(job.c.id))
-    .values(
-        state=bindparam("dst", type_=job.c.state.type),
-        attempt=job.c.attempt + bindparam("opens", type_=Integer),
-        endpoint_id=bindparam("at_endpoint"),
-        due_at=bindparam("due", type_=job.c.due_at.type),
-        hold_kind=bindparam("hold"),
-        code=bindparam("why"),
-        params=bindparam("facts", type_=job.c.params.type),
-        updated_at=bindparam("at", type_=job.c.updated_at.type),
-    )
-)
-RECLASS = update(job).where(job.c.id == bindparam("job_id")).values(class_id=bindparam("to_class"))
-_READY = job.c.state == bindparam("ready", JobState.READY, type_=job.c.state.type, literal_execute=True)
-TAKE = (
-    update(job)
-    .where(within(job.c.id), _READY)
-    .values(
-        state=JobState.LEASED,
-        attempt=job.c.attempt + 1,
-        endpoint_id=bindparam("at_endpoint"),
-        due_at=null(),
-        hold_kind=null(),
-        code=null(),
-        params=null(),
-        updated_at=bindparam("at", type_=job.c.updated_at.type),
-    )
-)
-TAKEN = select(job.c.id).where(within(job.c.id), job.c.state == JobState.LEASED)
-REMEMBER = insert_into(job_history).from_select(
-    ["job_id", "attempt", "frm", "dst", "at", "code"],
-    select(
-        job.c.id,
-        job.c.attempt,
-        bindparam("frm", type_=job_history.c.frm.type),
-        bindparam("dst", type_=job_history.c.dst.type),
-        bindparam("at", type_=job_history.c.at.type),
-        bindparam("why", type_=job_history.c.code.type),
-    )
-    .where(within(job.c.id))
-    .order_by(job.c.id),
-)
 RERANK = update(job).where(within(job.c.id)).values(rank=job.c.rank + bindparam("by", type_=job.c.rank.type))
 DUE = (
     select(job.c.id, job.c.attempt)
@@ -160,7 +141,7 @@ def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
         return
     lock_rows(conn, queue, [QUEUE])
     ids = [one.id for one in jobs]
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Values] = {
         "id": ids,
         "task_id": [one.task_id for one in jobs],
         "idx": [one.index for one in jobs],
@@ -168,23 +149,30 @@ def insert(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
         "class_id": [one.class_id for one in jobs],
         "rank": [one.rank for one in jobs],
         "units": [one.units for one in jobs],
+        "state": Same(JobState.READY),
+        "attempt": Same(0),
+        "updated_at": Same(now),
     }
-    same = {"state": JobState.READY, "attempt": 0, "updated_at": now}
-    bulk.insert_columns(conn, job, columns, same)
-    bulk.insert_columns(conn, job_spec, {"job_id": ids, "spec": [dict(one.spec) for one in jobs]})
-    born = {"attempt": 0, "frm": None, "dst": JobState.READY, "at": now, "code": None}
-    bulk.insert_columns(conn, job_history, {"job_id": ids}, born)
+    specs: dict[str, Values] = {"job_id": ids, "spec": [dict(one.spec) for one in jobs]}
+    born = _remembered(ids, Same(0), Same(None), Same(JobState.READY), Same(None), now)
     tally = Tally()
     for one in jobs:
         tally.born(one.task_id, one.kind, one.class_id, one.rank, one.units)
-    tally.write(conn)
+    tally.write(conn, [New(job, columns), New(job_spec, specs), born])
+
+
+def _remembered(
+    ids: Sequence[int], numbers: Values, frm: Values, to: Values, code: Values, now: datetime
+) -> New:
+    """A step of each job for its history."""
+    columns = {"job_id": ids, "attempt": numbers, "frm": frm, "dst": to, "at": Same(now), "code": code}
+    return New(job_history, columns)
 
 
 # --- the claim -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A READY job in front of its class, as the task queue finds it."""
 
     id: int
@@ -199,47 +187,37 @@ class Head:
 
 
 def take(
-    conn: Connection, heads: Sequence[Head], endpoint_id: int, site_id: int, now: datetime
+    conn: Connection,
+    heads: Sequence[Head],
+    endpoint_id: int,
+    site_id: int,
+    now: datetime,
+    also: Sequence[Write] = (),
 ) -> list[Head]:
-    """READY -> LEASED under the queue's lock, each with its next attempt; those that were READY still."""
-    ids = [one.id for one in heads]
-    binds = {"ids": ids, "at_endpoint": endpoint_id, "at": now}
-    if conn.execute(TAKE, binds).rowcount < len(heads):  # killed or held meanwhile, without the queue's lock
-        mine = set(conn.execute(TAKEN, {"ids": ids}).scalars())
-        heads = [one for one in heads if one.id in mine]
-        ids = [one.id for one in heads]
-    _remember(conn, [(JobState.READY, JobState.LEASED, None, ids)], now)
+    """READY -> LEASED under the queue's lock, each with its next attempt, and what else is to be written.
+
+    Raises Stale where one is READY no more: killed or held meanwhile, which needs no lock of the queue.
+    """
+    ordered = sorted(heads, key=lambda one: one.id)
+    ids = [one.id for one in ordered]
+    to_lease: dict[str, Values] = {
+        "state": Same(JobState.LEASED),
+        "endpoint_id": Same(endpoint_id),
+        "code": Same(None),
+        "params": Same(None),
+        "updated_at": Same(now),
+    }
+    leased = Change(job, {"id": ids}, {"attempt": Same(1)}, to_lease, only={"state": JobState.READY})
+    numbers = [one.attempt + 1 for one in ordered]
+    told = _remembered(ids, numbers, Same(JobState.READY), Same(JobState.LEASED), Same(None), now)
     tally = Tally()
-    for one in heads:
-        tally.taken(one, site_id)
-    tally.write(conn)
+    tally.taken(heads, site_id)
+    if tally.write(conn, [leased, told, *also])[0] < len(heads):
+        raise Stale
     return list(heads)
 
 
 # --- moves -----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Course:
-    """A job on its way: its row as it was, the moves it makes, where they have led so far."""
-
-    row: Any
-    state: JobState
-    attempt: int
-    steps: list[tuple[JobState, Move]] = field(default_factory=list)
-
-    def takes(self, move: Move) -> bool:
-        """Go on by one move, if it fits."""
-        if self.attempt != move.attempt or not JOB.knows(self.state, move.event, move.to):
-            return False
-        self.steps.append((self.state, move))
-        self.state = move.to
-        self.attempt += move.event == JobEvent.CLAIMED  # a claim opens the next attempt
-        return True
-
-    @property
-    def last(self) -> Move:
-        return self.steps[-1][1]
 
 
 def apply(conn: Connection, moves: Sequence[Move], now: datetime, tally: Tally | None = None) -> list[Move]:
@@ -252,101 +230,131 @@ def apply(conn: Connection, moves: Sequence[Move], now: datetime, tally: Tally |
     """
     if any(move.to == JobState.READY for move in moves):
         lock_rows(conn, queue, [QUEUE])
-    rows = _locked(conn, [move.job_id for move in moves])
-    courses = {row.id: _Course(row, row.state, row.attempt) for row in rows}
-    made = [move for move in moves if move.job_id in courses and courses[move.job_id].takes(move)]
     sums = Tally() if tally is None else tally
-    _write(conn, [course for course in courses.values() if course.steps], now, sums)
+    made: set[int] = set()
+    parties = _parties(_locked(conn, [move.job_id for move in moves]), moves)
+    for party in parties:
+        made |= party.go(sums)
+    shifts = [change for party in parties for change in party.shifts(now)]
+    bulk.write(conn, [*shifts, *_told(parties, now)])
     if tally is None:
         sums.write(conn)
-    return made
+    return [move for place, move in enumerate(moves) if place in made]
 
 
-def _locked(conn: Connection, job_ids: Iterable[int]) -> list[Any]:
+def _locked(conn: Connection, job_ids: Iterable[int]) -> list[JobRow]:
     """The rows of jobs, in the order of their keys, locked and then read."""
-    rows: list[Any] = []
+    rows: list[JobRow] = []
     for chunk in chunks(sorted(set(job_ids)), CHUNK):
-        if not is_sqlite(conn):
-            conn.execute(LOCK, {"ids": chunk})
-        rows += conn.execute(ROWS, {"ids": chunk}).all()
+        read = (
+            [Read(ROWS, {"ids": chunk})]
+            if is_sqlite(conn)
+            else [Read(one, {"ids": chunk}) for one in (LOCK, ROWS)]
+        )
+        rows += map(JobRow._make, reads.rows(conn, read)[-1])
     return rows
 
 
-def _write(conn: Connection, courses: Sequence[_Course], now: datetime, tally: Tally) -> None:
-    together: dict[_Target, list[int]] = defaultdict(list)
-    texts: dict[int, str] = {}  # of parameters, which jobs moved alike share
-    for course in courses:
-        together[_target(course, texts)].append(course.row.id)
-    run_many(conn, SHIFT, [target.binds(ids, now) for target, ids in together.items()])
-    moved = [
-        {"job_id": course.row.id, "to_class": course.last.class_id}
-        for course in courses
-        if course.last.class_id is not None
-    ]
-    run_many(conn, RECLASS, moved)
-    for number in range(max((len(course.steps) for course in courses), default=0)):
-        _remember(conn, _steps(courses, number), now)
-    for course in courses:
-        used = sum(move.used for _, move in course.steps)
-        tally.moved(course.row, course.state, used, course.last.class_id)
+@dataclass(slots=True)
+class _Party:
+    """Jobs in the same state that are to go the same way: what holds for the first of them holds for all."""
 
+    rows: list[JobRow] = field(default_factory=list)
+    #: The moves of each job with their places among all moves.
+    moves: list[list[tuple[int, Move]]] = field(default_factory=list)
+    #: The steps that fit: which move of each job, and the state before it.
+    steps: list[tuple[int, JobState]] = field(default_factory=list)
+    opens: int = 0
 
-class _Target(NamedTuple):
-    """What jobs that move alike become."""
+    def go(self, tally: Tally) -> set[int]:
+        """Find the steps that fit and count what they change; the places of the moves made."""
+        row, state = self.rows[0], self.rows[0].state
+        for number, (_, move) in enumerate(self.moves[0]):
+            if move.attempt == row.attempt + self.opens and JOB.knows(state, move.event, move.to):
+                self.steps.append((number, state))
+                state = move.to
+                self.opens += move.event == JobEvent.CLAIMED  # a claim opens the next attempt
+        if self.steps:
+            used = [sum(mine[number][1].used for number, _ in self.steps) for mine in self.moves]
+            tally.moved(self.rows, used, state, self._last.class_id)
+        return {mine[number][0] for mine in self.moves for number, _ in self.steps}
 
-    to: JobState
-    opens: int
-    endpoint_id: int | None
-    due_at: datetime | None
-    hold_kind: str | None
-    code: str | None
-    params: str | None
+    @property
+    def _last(self) -> Move:
+        return self.moves[0][self.steps[-1][0]][1]
 
-    def binds(self, ids: Sequence[int], now: datetime) -> dict[str, Any]:
-        return {
-            "ids": ids,
-            "dst": self.to,
-            "opens": self.opens,
-            "at_endpoint": self.endpoint_id,
-            "due": self.due_at,
-            "hold": self.hold_kind,
-            "why": self.code,
-            "facts": None if self.params is None else json.loads(self.params),
-            "at": now,
+    def shifts(self, now: datetime) -> list[Change]:
+        """The update of the jobs, which are locked."""
+        if not self.steps:
+            return []
+        row, last = self.rows[0], self._last
+        keeps = last.to in _KEEPS_ENDPOINT
+        put: dict[str, Values] = {
+            "state": Same(last.to),
+            "endpoint_id": Same((last.endpoint_id or row.endpoint_id) if keeps else None),
+            "updated_at": Same(now),
         }
+        if _tells(row) or last.code or last.due_at or last.hold_kind or last.params:
+            waits = (
+                last.to != JobState.READY
+            )  # what is READY is neither delayed nor held: a claim relies on it
+            put["due_at"] = Same(last.due_at if waits else None)
+            put["hold_kind"] = Same(last.hold_kind if waits else None)
+            put |= {"code": Same(last.code), "params": Same(last.params)}
+        if last.class_id is not None:
+            put["class_id"] = Same(last.class_id)
+        add = {"attempt": Same(self.opens)} if self.opens else {}
+        return [Change(job, {"id": [row.id for row in self.rows]}, add, put)]
+
+    def told(self) -> tuple[list[int], list[int], list[JobState], list[JobState], list[str | None]]:
+        """The steps for the history, each job's in their order: job, attempt, from, to, code."""
+        times, steps = len(self.rows), [(frm, self.moves[0][number][1]) for number, frm in self.steps]
+        return (
+            [row.id for row in self.rows for _ in steps],
+            [row.attempt + self.opens for row in self.rows for _ in steps],
+            [frm for frm, _ in steps] * times,
+            [move.to for _, move in steps] * times,
+            [move.code for _, move in steps] * times,
+        )
 
 
-def _target(course: _Course, texts: dict[int, str]) -> _Target:
-    row, last = course.row, course.last
-    at = last.endpoint_id or row.endpoint_id if last.to in _KEEPS_ENDPOINT else None
-    if last.params is not None and id(last.params) not in texts:
-        texts[id(last.params)] = json.dumps(last.params, sort_keys=True)
-    facts = None if last.params is None else texts[id(last.params)]
-    opens = course.attempt - row.attempt
-    return _Target(last.to, opens, at, last.due_at, last.hold_kind, last.code, facts)
+def _tells(row: JobRow) -> bool:
+    """Whether the row tells a reason, a delay or who holds it."""
+    return row.code is not None or row.due_at is not None or row.hold_kind is not None
 
 
-def _steps(
-    courses: Sequence[_Course], number: int
-) -> list[tuple[JobState | None, JobState, str | None, list[int]]]:
-    """The jobs' moves of that number, alike ones together."""
-    alike: dict[tuple[JobState, JobState, str | None], list[int]] = defaultdict(list)
-    for course in courses:
-        if number < len(course.steps):
-            frm, move = course.steps[number]
-            alike[frm, move.to, move.code].append(course.row.id)
-    return [(*key, ids) for key, ids in alike.items()]
+def _parties(rows: Sequence[JobRow], moves: Sequence[Move]) -> list[_Party]:
+    asked: dict[int, list[tuple[int, Move]]] = defaultdict(list)
+    for place, move in enumerate(moves):
+        asked[move.job_id].append((place, move))
+    texts: dict[int, str | None] = {id(None): None}  # of parameters, which jobs moved alike share
+    for move in moves:
+        if id(move.params) not in texts:
+            texts[id(move.params)] = json.dumps(move.params, sort_keys=True)
+    found: dict[Hashable, _Party] = defaultdict(_Party)
+    for row in rows:
+        mine = asked[row.id]
+        way = [(move.attempt - row.attempt, move[2:9], texts[id(move.params)]) for _, move in mine]
+        party = found[row.state, row.endpoint_id, _tells(row), tuple(way)]
+        party.rows.append(row)
+        party.moves.append(mine)
+    return list(found.values())
 
 
-def _remember(
-    conn: Connection,
-    steps: Iterable[tuple[JobState | None, JobState, str | None, Sequence[int]]],
-    now: datetime,
-) -> None:
-    binds = [
-        {"frm": frm, "dst": to, "why": code, "ids": ids, "at": now} for frm, to, code, ids in steps if ids
-    ]
-    run_many(conn, REMEMBER, binds)
+def _told(parties: Iterable[_Party], now: datetime) -> list[New]:
+    told = [party.told() for party in parties if party.steps]
+    if not told:
+        return []
+    ids, numbers, frm, to, codes = (list(chain.from_iterable(lists)) for lists in zip(*told, strict=True))
+    return [_remembered(ids, numbers, frm, to, codes, now)]
+
+
+def reclass(conn: Connection, classes: Mapping[int, int]) -> None:
+    """Let locked jobs that no counter counts by class wait in these classes, by job, from now on."""
+    if classes:
+        ids = sorted(classes)
+        put = {"class_id": [classes[job_id] for job_id in ids]}
+        bulk.write(conn, [Change(job, {"id": ids}, put=put)])
 
 
 def rerank(conn: Connection, job_ids: Iterable[int], by: int) -> int:

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, case, select, tuple_, update
+from sqlalchemy import Connection, bindparam, select, tuple_
+from sqlalchemy.exc import IntegrityError
 
 from gridcore.db import bulk
-from gridcore.db.bulk import Change
-from gridcore.db.statements import insert_new, lock_rows, run_many
+from gridcore.db.bulk import Change, New, Write
+from gridcore.db.statements import insert_new, lock_rows
 from prodsys.jobs.machine import ACTIVE, JobKind, JobState
 from prodsys.tables import class_use, job_class, share_node, task_count
 
 if TYPE_CHECKING:
-    from prodsys.jobs.store import Head
+    from prodsys.jobs.store import Head, JobRow
 
-COUNT_READY = (
-    update(job_class)
-    .where(job_class.c.id == bindparam("of_class"))
-    .values(
-        ready=job_class.c.ready + bindparam("n"),
-        head_rank=case(
-            (job_class.c.head_rank.is_(None), bindparam("head")),
-            (bindparam("head") < job_class.c.head_rank, bindparam("head")),
-            else_=job_class.c.head_rank,
-        ),
-    )
-)
 USES = select(class_use.c.class_id, class_use.c.site_id).where(
     tuple_(class_use.c.class_id, class_use.c.site_id).in_(bindparam("pairs", expanding=True))
 )
@@ -56,30 +45,49 @@ class Tally:
         self._ready[class_id] += 0
         self._head[class_id] = min(rank, self._head.get(class_id, rank))
 
-    def taken(self, one: Head, site_id: int) -> None:
-        """A READY job was claimed for a site."""
-        self._ready[one.class_id] -= 1
-        self._taken[one.class_id] = max(one.rank, self._taken.get(one.class_id, one.rank))
-        self._add(one.task_id, one.kind, JobState.READY, -1, -one.units)
-        self._add(one.task_id, one.kind, JobState.LEASED, 1, one.units)
-        self._occupy(one.leaf_id, one.class_id, site_id, 1, one.cores)
+    def taken(self, heads: Iterable[Head], site_id: int) -> None:
+        """READY jobs were claimed for a site."""
+        alike: dict[tuple[int, int, JobKind], list[Head]] = defaultdict(list)
+        for one in heads:
+            alike[one.class_id, one.task_id, one.kind].append(one)
+        for (class_id, task_id, kind), jobs in alike.items():
+            n, units, first = len(jobs), sum(one.units for one in jobs), jobs[0]
+            last = max(one.rank for one in jobs)
+            self._ready[class_id] -= n
+            self._taken[class_id] = max(last, self._taken.get(class_id, last))
+            self._add(task_id, kind, JobState.READY, -n, -units)
+            self._add(task_id, kind, JobState.LEASED, n, units)
+            self._occupy(first.leaf_id, class_id, site_id, n, first.cores)
 
-    def moved(self, one: Any, to: JobState, used: float, to_class: int | None = None) -> None:
-        """A job, by its row before, went to a state, by way of any others, and waits in `to_class` if given.
+    def moved(
+        self, rows: Sequence[JobRow], used: Sequence[float], to: JobState, to_class: int | None = None
+    ) -> None:
+        """Jobs in one state, by their rows before, went to a state, by way of any others.
 
-        `used` core-seconds are charged.
+        `used` core-seconds are charged for each; they wait in `to_class` if given.
         """
-        if one.state == JobState.READY:
-            self._ready[one.class_id] -= 1
+        alike: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+        for row, seconds in zip(rows, used, strict=True):
+            cell = alike[row.task_id, row.kind, row.class_id, row.leaf_id, row.cores, row.site_id]
+            cell[0] += 1
+            cell[1] += row.units
+            cell[2] += seconds
+        frm = rows[0].state
+        for (task_id, kind, class_id, leaf_id, cores, site_id), (jobs, units, seconds) in alike.items():
+            n = int(jobs)
+            if frm == JobState.READY:
+                self._ready[class_id] -= n
+            if to == JobState.READY:
+                self._ready[to_class or class_id] += n
+            if (frm in ACTIVE) != (to in ACTIVE):
+                self._occupy(leaf_id, class_id, site_id, n if to in ACTIVE else -n, cores)
+            if seconds:
+                self._leaf[leaf_id][1] += seconds
+            self._add(task_id, kind, frm, -n, -int(units))
+            self._add(task_id, kind, to, n, int(units))
         if to == JobState.READY:
-            self._ready[to_class or one.class_id] += 1
-            self.ahead(to_class or one.class_id, one.rank)
-        if (one.state in ACTIVE) != (to in ACTIVE):
-            self._occupy(one.leaf_id, one.class_id, one.site_id, 1 if to in ACTIVE else -1, one.cores)
-        if used:
-            self._leaf[one.leaf_id][1] += used
-        self._add(one.task_id, one.kind, one.state, -1, -one.units)
-        self._add(one.task_id, one.kind, to, 1, one.units)
+            for row in rows:
+                self.ahead(to_class or row.class_id, row.rank)
 
     def _add(self, task_id: int, kind: JobKind, state: JobState, jobs: int, units: int) -> None:
         cell = self._jobs[task_id, kind, state]
@@ -93,34 +101,30 @@ class Tally:
             use[0] += jobs
             use[1] += jobs * cores
 
-    def write(self, conn: Connection) -> None:
-        """Add the sums to the rows, in the order class < use < task < leaf, ascending within each."""
-        classes = self._classes(conn)
-        uses = [(*pair, *sums) for pair, sums in sorted(self._use.items()) if any(sums)]
-        changes = [*classes, *_uses(uses), *self._tasks(), *self._leaves()]
-        found = bulk.change(conn, changes)
-        if uses and found[len(classes)] < len(uses):
-            _open_missing(conn, uses)
+    def write(self, conn: Connection, first: Sequence[Write] = ()) -> list[int]:
+        """Add the sums to the rows, in the order class < use < task < leaf, ascending within each.
 
-    def _classes(self, conn: Connection) -> list[Change]:
-        ready = {class_id: n for class_id, n in sorted(self._ready.items()) if class_id in self._head}
-        gone = {
-            key: n
-            for key, n in sorted(self._ready.items())
-            if n and key not in self._head and key not in self._taken
-        }
-        if ready and gone:  # each has its statement: none may wait while it holds a later one
-            lock_rows(conn, job_class, [*ready, *gone])
-        rows = [{"of_class": key, "n": n, "head": self._head[key]} for key, n in ready.items()]
-        run_many(conn, COUNT_READY, rows)
-        taken = {key: n for key, n in sorted(self._ready.items()) if key in self._taken}
-        changes = []
-        if taken:  # nothing READY is left before the last job taken: the next claim starts there
-            heads = {"head_rank": [self._taken[key] for key in taken]}
-            changes.append(Change(job_class, {"id": list(taken)}, {"ready": list(taken.values())}, heads))
-        if gone:
-            changes.append(Change(job_class, {"id": list(gone)}, {"ready": list(gone.values())}))
-        return changes
+        Before them the writes of `first`, in the same round trip: how many rows each of these touched.
+        """
+        if len(classes := self._classes()) > 1:  # none may wait for an earlier one while it holds a later one
+            lock_rows(conn, job_class, [key for one in classes for key in one.ids])
+        uses = [(*pair, *sums) for pair, sums in sorted(self._use.items()) if any(sums)]
+        before = [*first, *(one.change() for one in classes)]
+        found = bulk.write(conn, [*before, *_uses(uses), *self._tasks(), *self._leaves()])
+        if uses and found[len(before)] < len(uses):
+            _open_missing(conn, uses)
+        return found[: len(first)]
+
+    def _classes(self) -> list[_Lines]:
+        ready, taken, gone = _Lines(lower=True), _Lines(), _Lines()
+        for class_id, n in sorted(self._ready.items()):
+            if class_id in self._head:
+                ready.add(class_id, n, self._head[class_id])
+            elif class_id in self._taken:  # nothing READY is left before: the next claim begins there
+                taken.add(class_id, n, self._taken[class_id])
+            elif n:
+                gone.add(class_id, n)
+        return [one for one in (ready, taken, gone) if one.ids]
 
     def _tasks(self) -> list[Change]:
         cells = [(*key, *sums) for key, sums in sorted(self._jobs.items()) if any(sums)]
@@ -138,21 +142,53 @@ class Tally:
         return [Change(share_node, {"id": ids}, {"running": cores, "used": used})]
 
 
+class _Lines:
+    """Classes whose number of waiting jobs changes, and where their lines begin from now on."""
+
+    def __init__(self, *, lower: bool = False) -> None:
+        self.ids: list[int] = []
+        self._counts: list[int] = []
+        self._heads: list[int] = []
+        self._lower = lower
+
+    def add(self, class_id: int, n: int, head: int | None = None) -> None:
+        """One class."""
+        self.ids.append(class_id)
+        self._counts.append(n)
+        if head is not None:
+            self._heads.append(head)
+
+    def change(self) -> Change:
+        """The update of their rows."""
+        heads = {"head_rank": self._heads} if self._heads else {}
+        put, low = ({}, heads) if self._lower else (heads, {})
+        return Change(job_class, {"id": self.ids}, {"ready": self._counts}, put, low)
+
+
 Use = tuple[int, ...]
 """(class, site, jobs, cores)"""
+_USE = ("class_id", "site_id", "jobs", "cores")
 
 
 def _uses(uses: Sequence[Use]) -> list[Change]:
     if not uses:
         return []
-    class_ids, site_ids, jobs, cores = zip(*uses, strict=True)
-    return [Change(class_use, {"class_id": class_ids, "site_id": site_ids}, {"jobs": jobs, "cores": cores})]
+    columns = _by_column(uses)
+    return [Change(class_use, *({name: columns[name] for name in part} for part in (_USE[:2], _USE[2:])))]
+
+
+def _by_column(uses: Sequence[Use]) -> dict[str, Sequence[int]]:
+    return dict(zip(_USE, zip(*uses, strict=True), strict=True))
 
 
 def _open_missing(conn: Connection, uses: Sequence[Use]) -> None:
-    """The first jobs of a class at a site; of two at once the second adds to the first one's row."""
+    """The first jobs of classes at a site; of two at once the second adds to the first one's."""
     known = {tuple(row) for row in conn.execute(USES, {"pairs": [use[:2] for use in uses]})}
-    for use in uses:
-        row = dict(zip(("class_id", "site_id", "jobs", "cores"), use, strict=True))
-        if use[:2] not in known and not insert_new(conn, class_use, row):
-            bulk.change(conn, _uses([use]))
+    new = [use for use in uses if use[:2] not in known]
+    try:
+        with conn.begin_nested():
+            bulk.write(conn, [New(class_use, _by_column(new))])
+    except IntegrityError:
+        for use in new:
+            if not insert_new(conn, class_use, dict(zip(_USE, use, strict=True))):
+                bulk.write(conn, _uses([use]))

@@ -61,7 +61,7 @@ class Trouble:
             only("Elm", 2),
             only("Fir"),
             only("Gorse", 2),
-            only("Heath", 3),
+            only("Heath", 4),
             only("Ivy", 4),
             step("tagged", 1, 'tags = ["geant4-11"]'),
         )
@@ -70,7 +70,7 @@ class Trouble:
         self.grid.serve(at("Elm"))
         self.grid.claim(at("Elm"), 1)
         self.grid.claim(at("Gorse"), 1)
-        self.grid.claim(at("Heath"), 2)
+        self.grid.claim(at("Heath"), 3)
         self.grid.database.transaction(self._rows)
         self.grid.cycle([self.grid.job_maker])
 
@@ -134,7 +134,7 @@ def reasons(trouble: Trouble) -> dict[str, dict[str, Any]]:
         "silent agent": ("elm", 2, 3600),
         "no agent": ("fir", 1, 0),
         "limit": ("gorse", 2, 0),
-        "slots": ("heath", 3, 0),
+        "slots": ("heath", 4, 0),
         "its turn": ("ivy", 4, 0),
         "held": ("ivy", 2, 0),
         "held for input": ("ivy", 3, 0),

@@ -107,15 +107,15 @@ def test_jobs_that_end_meanwhile_are_counted_once(
     one, now = desk.jobs()[0], desk.grid.context.clock.now()
     gone = [Move(job_id=one.id, attempt=1, event=JobEvent.KILL, to=JobState.KILLED)]
     other = threading.Thread(target=lambda: database.transaction(lambda conn: apply(conn, gone, now)))
-    change = bulk.change
+    write = bulk.write
 
     def late(*args: Any) -> list[int]:
         if threading.current_thread() is not other and other.ident is None:
             other.start()
             other.join(60)
-        return change(*args)
+        return write(*args)
 
-    monkeypatch.setattr(bulk, "change", late)
+    monkeypatch.setattr(bulk, "write", late)
     assert mend(database) == {"uses": 1}
     with database.snapshot() as conn:
         assert recount.drift(conn) == {}

@@ -111,7 +111,7 @@ def test_a_class_changed_by_somebody_else_is_left_to_him(grid: FailingGrid) -> N
     def unit(conn: Connection) -> list[Move]:
         spec = ClassSpec(task_type="production", leaf_id=901, requirements=Requirements(cores=2))
         key = classes.put(conn, other, spec)
-        conn.execute(store.RECLASS, [{"job_id": grid.job().id, "to_class": key}])
+        store.reclass(conn, {grid.job().id: key})
         return retargets.carry_out(conn, planned, [other + 1], dbnow(conn))
 
     assert len(grid.database.transaction(unit)) == 1

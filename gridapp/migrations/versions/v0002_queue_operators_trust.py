@@ -177,14 +177,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_task_range_job_id", "task_range", ["job_id"], unique=False)
     op.drop_index(op.f("ix_attempt_endpoint_id"), table_name="attempt")
-    op.create_index(
-        "ix_attempt_open",
-        "attempt",
-        ["endpoint_id"],
-        unique=False,
-        sqlite_where=sa.text("ended_at IS NULL"),
-        postgresql_where=sa.text("ended_at IS NULL"),
-    )
     op.drop_index(op.f("ix_job_task_id_state"), table_name="job")
     op.create_index(
         "ix_job_trouble",
