@@ -67,7 +67,7 @@ class JobMaker(Agent):
             lambda: each(active, lambda task: {"jobs_made": self._make(lease, task)}),
             lambda: {"verdicts": self._judge(lease)},
             lambda: {"retried": self._return_due(lease)},
-            lambda: self._pause(lease, active),  # once more: some of these may be of a paused task
+            lambda: self._pause(lease, active),  # once more: some of these may be of a task paused just now
             lambda: self._end(lease),
         ]
         counts = each(duties, lambda duty: duty())
@@ -82,8 +82,8 @@ class JobMaker(Agent):
             stopped = set(requests.in_state(conn, RequestState.PAUSED))
             wrong = [one for one in active if one.request_id in stopped]
             wrong += [one for one in paused if one.request_id not in stopped]
-            waiting = [one for one in paused if _jobs(conn, one, JobState.READY, JobState.RETRY_WAIT)]
-            resumed = [one for one in active if one.code == amendments.RESUMED]
+            waiting = [one for one in paused if _jobs(conn, one, JobState.READY)]
+            resumed = [one for one in active if one.forced or one.code == amendments.RESUMED]
             freed = [one for one in resumed if _jobs(conn, one, JobState.HELD) and holds.held(conn, one.id)]
         awry = {one.request_id for one in wrong if one.request_id is not None}
         aligned = each(sorted(awry), lambda one: {"aligned": self._align(lease, one)})
@@ -219,15 +219,15 @@ class JobMaker(Agent):
                 return 0
             if due[1] == TaskState.CLOSING:
                 bookkeeping.close_dataset(conn, task.output_dataset_id)
-            forced = task.code == amendments.FORCED  # why it is complete stays to be read
-            code, params = (task.code, task.params) if forced else (None, None)
+            # why it is complete stays to be read
+            code, params = (task.code, task.params) if task.forced else (None, None)
             return int(tasks.move(conn, task, *due, now, actor=self.name, code=code, params=params))
 
         return self.context.database.transaction(unit)
 
     def _total(self, conn: Connection, task: Task) -> int | None:
         """All units there will ever be, once that is known."""
-        if task.units_total is None and slicing.input_complete(conn, task):
+        if task.units_total is None and (task.forced or slicing.input_complete(conn, task)):
             return task.units_made
         return task.units_total
 
@@ -259,7 +259,7 @@ def _progress(conn: Connection, task: Task, total: int | None) -> Progress:
         merges_left=jobmaking.merges_left(conn, task, counts),
         open_blocks=slicing.open_blocks(conn, task.output_dataset_id),
         units_wanted=task.units_wanted,
-        forced=task.code == amendments.FORCED,
+        forced=task.forced,
     )
 
 

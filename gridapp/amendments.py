@@ -13,13 +13,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
+from gridapp.insights import nowhere
 from gridapp.insights import tasks as task_rows
 from gridapp.insights.values import plain
 from gridcore import identity
 from gridcore.db.statements import CHUNK, chunks
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
-from prodsys import amendments, holds, placements, policies, requests, shares, tasks
+from prodsys import amendments, holds, impossible, placements, policies, requests, shares, tasks
 from prodsys.policies import Choice
 from prodsys.states import RequestState, TaskState
 from prodsys.tasks import Task
@@ -28,6 +29,8 @@ from prodsys.workflow import Request
 #: As a document may say.
 PRIORITIES = range(-1000, 1001)
 EVENTS_MAX = 10**12
+#: Tasks that make jobs, or will again.
+_MAKING = (TaskState.ACTIVE, TaskState.PAUSED)
 
 
 def pause(
@@ -128,10 +131,11 @@ def top_up(context: Context, name: str, actor: Principal, *, dry_run: bool = Fal
 def force_complete(
     context: Context, name: str, reason: str, actor: Principal, *, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Declare a task complete with what is done: {"task", "state", "units": {...}, "changed"}.
+    """Declare a task complete with what is done: {"task", "state", "units", "jobs": {state: n}, "changed"}.
 
-    What it has registered stays. Raises NotFound, Denied, UsageError without reason, Conflict while something
-    may still be done.
+    What it has registered stays. One that has not taken all of its input takes no more, and ends with what is
+    made of it. Raises NotFound, Denied, UsageError without reason, Conflict while something of another may
+    still be done.
     """
     if not reason.strip():
         raise UsageError("the reason is empty", hint="say why what is done is enough")
@@ -145,8 +149,9 @@ def force_complete(
     )
     with context.database.snapshot() as conn:
         view = task_rows.task(conn, name)
-    changed = not dry_run and view["state"] != task.state.value
-    return {"task": name, "state": view["state"], "units": view["units"], "changed": changed}
+    done = task.forced or task.state == TaskState.COMPLETED
+    told = {key: view[key] for key in ("state", "units", "jobs")}
+    return {"task": name, **told, "changed": not (dry_run or done)}
 
 
 class _Tried(Exception):
@@ -185,38 +190,51 @@ def assign(
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Keep a request to the sites of ProdAgents, to sites and site sets; to what the policies say now where
-    nothing is named: {"request", "state", "reason", "steps": {step: sites}, "changed"}.
+    nothing is named: {"request", "state", "reason", "steps": {step: sites}, "warnings", "changed"}.
 
-    `changed` are the waiting jobs moved; those under way end where they are. Raises NotFound, Denied,
-    UsageError for an unknown name or a step left without any site, Conflict.
+    `changed` are the waiting jobs moved; those under way end where they are. `warnings` say who can run only
+    a part of it. Raises NotFound, Denied, Conflict, and UsageError for an unknown name, a step left without
+    any site, and whoever was named and could run none of the steps that still make jobs.
     """
     _require(context, request_id, actor, Action.REQUEST_DECIDE)
 
-    def chosen(conn: Connection) -> tuple[Choice, Request]:
+    def chosen(conn: Connection) -> tuple[Choice, Request, list[str]]:
         row = requests.row_of(conn, request_id)
+        asked = Request.model_validate(row.spec["document"])
         choice = placements.choose(conn, row, sites, actor.name, agents=agents, site_sets=site_sets)
-        return choice, placements.kept(Request.model_validate(row.spec["document"]), choice)
+        return choice, placements.kept(asked, choice), _unfit(conn, request_id, asked, choice)
 
-    def unit(conn: Connection) -> tuple[Choice, Request]:
+    def unit(conn: Connection) -> tuple[Choice, Request, list[str]]:
         requests.lock(conn, request_id)
-        choice, document = chosen(conn)
+        choice, document, warnings = chosen(conn)
         amendments.assign(conn, request_id, choice, actor.name, context.clock.now())
-        return choice, document
+        return choice, document, warnings
 
     changed = 0
     if dry_run:
         with context.database.snapshot() as conn:
-            choice, document = chosen(conn)
+            choice, document, warnings = chosen(conn)
     else:
-        choice, document = context.database.transaction(unit)
+        choice, document, warnings = context.database.transaction(unit)
         changed = _reclass(context, request_id)
     return {
         "request": request_id,
         "state": _state(context, request_id),
         "reason": policies.sentence(choice.code, choice.params),
         "steps": {step.name: step.sites or "everywhere" for step in document.step},
+        "warnings": warnings,
         "changed": changed,
     }
+
+
+def _unfit(conn: Connection, request_id: int, asked: Request, choice: Choice) -> list[str]:
+    """Who of those a request is assigned to can run only a part of it. Raises UsageError for one that can run
+    nothing and was named by hand."""
+    making = {one.step.name for one in tasks.of_request(conn, request_id) if one.state in _MAKING}
+    found = impossible.unfit(conn, [step for step in asked.step if step.name in making], choice)
+    if choice.code == policies.BY_HAND:
+        nowhere.check_assigned(found)
+    return [nowhere.partly(one) for one in found]
 
 
 def share(context: Context, request_id: int, group: str, actor: Principal) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from agents.runtime.agent import Context
 from gridcore.db.statements import chunks
 from prodsys import breakers, operations, orders, retargets, retry_rules, selection
 from prodsys.operations import Into
-from prodsys.orders import TASK_SPAN, Order, OrderState, OrderVerb
+from prodsys.orders import TASK_SPAN, Changed, Order, OrderState, OrderVerb
 from prodsys.selection import Walk
 from prodsys.selector_parser import parse
 from prodsys.settlement import Settler
@@ -100,7 +100,7 @@ class _Carrier:
         frees = self.order.verb == OrderVerb.RELEASE
         into = self._into([row.id for row in rows]) if frees else operations.unchanged
 
-        def work(settler: Settler) -> list[int]:
+        def work(settler: Settler) -> Changed:
             return operations.carry_out(settler, self.order, task_id, rows, walk.again, into)
 
         self._commit(work, cursor, len(rows))
@@ -111,13 +111,13 @@ class _Carrier:
             other = orders.by_id(conn, self.order.undoes or 0)
         while True:
             with self.context.database.snapshot() as conn:
-                part = orders.next_part(conn, other.id, self.order.cursor)
+                part = orders.next_part(conn, other, self.order.cursor)
             if part is None:
                 return
-            number, ids = part
-            into = self._into(ids) if other.verb == OrderVerb.HOLD else operations.unchanged
-            work = partial(operations.take_back, undo=self.order, order=other, ids=ids, into=into)
-            self._commit(work, number, len(ids))
+            number, changed = part
+            into = self._into(list(changed)) if other.verb == OrderVerb.HOLD else operations.unchanged
+            work = partial(operations.take_back, undo=self.order, order=other, changed=changed, into=into)
+            self._commit(work, number, len(changed))
 
     def _into(self, job_ids: Sequence[int]) -> Into:
         """What had failed before it was held goes bigger or elsewhere, as it would have if nobody held it."""
@@ -134,7 +134,7 @@ class _Carrier:
             many = self.order.total > CHUNK
             self.wishes += self.context.keys.take("wish", need * RESERVE if many else need)
 
-    def _commit(self, work: Callable[[Settler], list[int]], cursor: int, seen: int) -> None:
+    def _commit(self, work: Callable[[Settler], Changed], cursor: int, seen: int) -> None:
         """One transaction: the work and how far it came."""
         now, spare = self.context.clock.now(), iter(self.wishes)
 

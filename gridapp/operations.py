@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection
@@ -32,7 +33,9 @@ from prodsys.tasks import Task
 TASKS_SHOWN = 20
 #: What a pause holds is released when its request is resumed, and would be held again before.
 NOT_PAUSED = Not(All((Compare("held", Op.EQ, ("policy",)), Compare("code", Op.EQ, (holds.PAUSED,)))))
-#: Most points a priority order shifts by.
+#: Of orders that do not change any priority.
+NO_POINTS: Mapping[str, int] = MappingProxyType({})
+#: Most points a priority order shifts by, and the highest priority it gives.
 POINTS_MAX = 1_000_000
 
 
@@ -61,6 +64,7 @@ def order_jobs(
     actor: Principal,
     *,
     by: int | None = None,
+    to: int | None = None,
     dry_run: bool = False,
     tell: Tell = silent,
     confirm: Confirm | None = None,
@@ -68,16 +72,34 @@ def order_jobs(
     """Order something for jobs: {"verb", "due", "left", "tasks", "sites", "operation", "changed"}.
 
     `due` are the jobs that the order fits by state, `left` the others meant; `tasks` (the largest) and
-    `sites` tell the due ones apart. `by` are the points of a PRIORITY order. A `dry_run` writes nothing.
+    `sites` tell the due ones apart. A PRIORITY order shifts `by` so many points, or puts the jobs at priority
+    `to`, and then leaves out those that are there. A `dry_run` writes nothing.
+
     Raises UsageError, NotFound, Denied, Conflict for a killed task; then nothing was changed.
     """
-    if verb == OrderVerb.PRIORITY and not 0 < abs(by or 0) <= POINTS_MAX:
-        raise UsageError("by how many points?", hint=f"--by N, up to {POINTS_MAX:,}; --by -N puts jobs back")
+    points = _points(by, to) if verb == OrderVerb.PRIORITY else {}
     with context.database.snapshot() as conn:
         chosen = choose(conn, wanted)
     if verb == OrderVerb.RELEASE:
         chosen = replace(chosen, where=selectors.both(chosen.where, NOT_PAUSED))
-    return _order(context, verb, chosen, actor, by, dry_run, tell, confirm)
+    if "to" in points:
+        elsewhere = Compare("priority", Op.NE, (points["to"],))
+        chosen = replace(chosen, where=selectors.both(chosen.where, elsewhere))
+    return _order(context, verb, chosen, actor, points, dry_run, tell, confirm)
+
+
+def _points(by: int | None, to: int | None) -> dict[str, int]:
+    """What a priority order does, as an order keeps it. Raises UsageError."""
+    if by is not None and to is not None:
+        raise UsageError("by how many points, or to which priority?", hint="give --by N or --to N, not both")
+    if to is not None:
+        if abs(to) > POINTS_MAX:
+            raise UsageError(f"{to:,} is no priority", hint=f"--to N, -{POINTS_MAX:,} to {POINTS_MAX:,}")
+        return {"to": to}
+    if by is None or not 0 < abs(by) <= POINTS_MAX:
+        cure = f"--by N, up to {POINTS_MAX:,}; --by -N puts jobs back; --to N gives a priority"
+        raise UsageError("by how many points?", hint=cure)
+    return {"by": by}
 
 
 def _order(
@@ -85,15 +107,15 @@ def _order(
     verb: OrderVerb,
     chosen: Chosen,
     actor: Principal,
-    by: int | None = None,
+    points: Mapping[str, int] = NO_POINTS,
     dry_run: bool = False,
     tell: Tell = silent,
     confirm: Confirm | None = None,
 ) -> dict[str, Any]:
     _require(actor, chosen.tasks)
     _refuse_ended(verb, chosen.tasks)
-    earlier = None if dry_run else _taken_up(context, verb, chosen, actor, by, tell)
-    if earlier is not None and verb == OrderVerb.PRIORITY:  # once more would shift twice
+    earlier = None if dry_run else _taken_up(context, verb, chosen, actor, points, tell)
+    if earlier is not None and "by" in points:  # once more would shift twice
         return {**_told(context, verb, _Found()), "operation": earlier.id, "changed": earlier.changed}
     found = _found(context, verb, chosen, actor, tell)
     told = _told(context, verb, found)
@@ -101,7 +123,7 @@ def _order(
         told |= {"operation": earlier.id, "changed": earlier.changed}
     if dry_run or not found.total or (confirm is not None and not confirm(told)):
         return told
-    order = _start(context, verb, chosen, found, actor, by)
+    order = _start(context, verb, chosen, found, actor, points)
     done = carrying.carry_out(context, order, tell)
     return {**told, "operation": done.id, "changed": told["changed"] + done.changed}
 
@@ -169,7 +191,12 @@ def _told(context: Context, verb: OrderVerb, found: _Found) -> dict[str, Any]:
 
 
 def _start(
-    context: Context, verb: OrderVerb, chosen: Chosen, found: _Found, actor: Principal, by: int | None
+    context: Context,
+    verb: OrderVerb,
+    chosen: Chosen,
+    found: _Found,
+    actor: Principal,
+    points: Mapping[str, int],
 ) -> Order:
     key, now = context.keys.one("operation"), context.clock.now()
     order = Order(
@@ -177,7 +204,8 @@ def _start(
         verb=verb,
         selector=chosen.selector,
         tasks=sorted(found.tasks),
-        by=by,
+        by=points.get("by"),
+        to=points.get("to"),
         actor=actor.name,
         created_at=now,
         undo_until=now + UNDO_WINDOW if verb in UNDOABLE else None,
@@ -194,7 +222,7 @@ def _start(
             "where": order.selector["where"],
             "tasks": names,
             **({"named": order.selector["named"]} if "named" in order.selector else {}),
-            **({} if by is None else {"by": by}),
+            **points,
         }
         audit.record(conn, actor.name, f"job {verb.value}", subject, now, detail)
 
@@ -203,14 +231,19 @@ def _start(
 
 
 def _taken_up(
-    context: Context, verb: OrderVerb, chosen: Chosen, actor: Principal, by: int | None, tell: Tell
+    context: Context,
+    verb: OrderVerb,
+    chosen: Chosen,
+    actor: Principal,
+    points: Mapping[str, int],
+    tell: Tell,
 ) -> Order | None:
     """The same order that was cut off before, now carried out."""
     with context.database.snapshot() as conn:
         same = [
             one
             for one in orders.running(conn)
-            if (one.verb, one.selector, one.by, one.actor) == (verb, chosen.selector, by, actor.name)
+            if (one.verb, one.selector, one.points, one.actor) == (verb, chosen.selector, points, actor.name)
         ]
     if not same:
         return None
@@ -285,7 +318,7 @@ def view(order: Order) -> dict[str, Any]:
     named = order.selector.get("named")
     by_name = None if named is None else sum(len(indices) for indices in named.values())
     return {
-        **record(order, "id", "verb", "by", "state", "actor", "total", "seen", "changed"),
+        **record(order, "id", "verb", "by", "to", "state", "actor", "total", "seen", "changed"),
         "where": order.selector["where"],
         "named": by_name,
         "tasks": len(order.tasks),

@@ -16,12 +16,11 @@ from prodsys import completion, jobmaking, placements, policies, requests, split
 from prodsys.jobs.machine import JobKind
 from prodsys.policies import Choice
 from prodsys.states import RequestEvent, RequestState, TaskEvent, TaskState
-from prodsys.tasks import Task
+from prodsys.tasks import FORCED, Task
 from prodsys.workflow import Request
 
-#: The codes of a task that was declared complete, of those that got more units or input, and of one that was
-#: paused.
-FORCED, EXTENDED, TOPPED_UP, FED, RESUMED = "FORCED", "EXTENDED", "TOPPED_UP", "FED", "RESUMED"
+#: The codes of tasks that got more units or input, and of one that goes on after a pause.
+EXTENDED, TOPPED_UP, FED, RESUMED = "EXTENDED", "TOPPED_UP", "FED", "RESUMED"
 
 _OPEN = (RequestState.RUNNING, RequestState.PAUSED, RequestState.COMPLETED, RequestState.INCOMPLETE)
 
@@ -31,7 +30,7 @@ _OPEN = (RequestState.RUNNING, RequestState.PAUSED, RequestState.COMPLETED, Requ
 
 def pause(conn: Connection, request_id: int, reason: str | None, actor: str, now: datetime) -> bool:
     """Make no job and start none; what runs goes on. False where it was paused before. Its waiting jobs are
-    held by `holds.settle`. Raises NotFound, InvalidTransition."""
+    held by `holds.hold`, those to be tried again once they are due. Raises NotFound, InvalidTransition."""
     row = requests.lock(conn, request_id)
     if row.state == RequestState.PAUSED:
         return False
@@ -64,7 +63,8 @@ def align(conn: Connection, request_id: int, actor: str, now: datetime) -> int:
     for seen in tasks.of_request(conn, request_id):
         one = tasks.lock(conn, seen.id) if seen.state == frm else seen
         if one.state == frm:
-            changed += tasks.move(conn, one, event, to, now, actor=actor, code=None if paused else RESUMED)
+            code, params = (FORCED, one.params) if one.forced else (None if paused else RESUMED, None)
+            changed += tasks.move(conn, one, event, to, now, actor=actor, code=code, params=params)
     return changed
 
 
@@ -158,7 +158,7 @@ def feed(conn: Connection, one: Task, actor: str, now: datetime) -> None:
     """Take up what has ended of a task's request and reads what the task will write once more; what was
     declared complete stays so. The request's row and the task's are locked."""
     for reader in _readers(conn, one):
-        if reader.code != FORCED:
+        if not reader.forced:
             _reopen(conn, reader, FED, {"by": actor, "task": one.name}, actor, now)
 
 
@@ -181,6 +181,8 @@ def _reopen(
     if task.state not in (TaskState.ACTIVE, TaskState.PAUSED):
         tasks.move(conn, task, TaskEvent.EXTEND, TaskState.ACTIVE, now, actor=actor, code=code, params=params)
         bookkeeping.reopen_dataset(conn, task.output_dataset_id)
+    elif task.forced:  # it was to end with what it has; with what a pause may still hold of that it goes on
+        tasks.set_reason(conn, task.id, RESUMED, {"by": actor}, now)
     tasks.expect_more(conn, task)
 
 
@@ -197,14 +199,18 @@ def _reopen_request(conn: Connection, request_id: int, actor: str, now: datetime
 def force_complete(conn: Connection, task_id: int, reason: str, actor: str, now: datetime) -> TaskState:
     """Declare a task complete with what is done; its state after. What it has registered stays.
 
-    A task whose blocks still close is COMPLETED once they are. Raises Conflict while something may still be
-    done or where the task was killed.
+    A task that has not taken all of its input takes no more: what it has made ends first. One whose blocks
+    still close is COMPLETED once they are. Raises Conflict while something of a task without such input may
+    still be done, or where the task was killed.
     """
     one = _locked(conn, task_id)
     params = {"by": actor, "reason": reason}
-    if one.state == TaskState.COMPLETED or one.code == FORCED:
+    detail: dict[str, Any] = {"reason": reason}
+    if one.state == TaskState.COMPLETED or one.forced:
         return one.state
-    if one.state == TaskState.ACTIVE:
+    if one.state == TaskState.ACTIVE and _takes_more(one):
+        detail |= _stop(conn, one, params, now)
+    elif one.state == TaskState.ACTIVE:
         _check_nothing_left(conn, one)
         bookkeeping.close_dataset(conn, one.output_dataset_id)
         tasks.move(
@@ -220,8 +226,20 @@ def force_complete(conn: Connection, task_id: int, reason: str, actor: str, now:
     else:
         cure = f"tierflow request resume {one.request_id}" if one.state == TaskState.PAUSED else None
         raise Conflict(f"the task {one.name} is {one.state.lower()}", hint=cure)
-    audit.record(conn, actor, "task force-complete", f"task {one.name}", now, {"reason": reason})
+    audit.record(conn, actor, "task force-complete", f"task {one.name}", now, detail)
     return tasks.by_id(conn, one.id).state
+
+
+def _takes_more(one: Task) -> bool:
+    """Whether its input still becomes jobs: it grows, or is not all cut yet."""
+    return one.input_dataset_id is not None and one.units_total is None
+
+
+def _stop(conn: Connection, one: Task, params: Mapping[str, Any], now: datetime) -> dict[str, int]:
+    """Take no more input: what has been made of it is all there will be, for the audit."""
+    tasks.set_total(conn, one.id, one.units_made)
+    tasks.set_reason(conn, one.id, FORCED, params, now)
+    return {"units": one.units_made, "live_jobs": completion.live_jobs(tasks.job_counts(conn, one.id))}
 
 
 def _check_nothing_left(conn: Connection, one: Task) -> None:

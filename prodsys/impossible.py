@@ -1,17 +1,18 @@
-"""Work that no site could ever run as things are asked for and offered: looked for at submission, and among
-the waiting jobs whenever somebody asks."""
+"""Work that no site could ever run as things are asked for and offered: looked for at submission, when a
+request is assigned, and among the waiting jobs whenever somebody asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, bindparam, select
 
 from gridcore.db.statements import select_in
-from prodsys import classes
+from prodsys import assignments, classes
 from prodsys.brokerage import Requirements, SiteFacts, Verdict, judge, judge_any
 from prodsys.jobs.machine import JobState
+from prodsys.policies import Choice
 from prodsys.tables import job, job_class, share_node, task
 from prodsys.workflow import Step
 
@@ -101,3 +102,75 @@ def waiting(conn: Connection) -> list[Impossible]:
         for row in rows
         if row.id in owners
     ]
+
+
+# --- assigned to whom ------------------------------------------------------------------------------------
+
+#: What each site offers, endpoint by endpoint.
+Offers = Sequence[Sequence[SiteFacts]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfit:
+    """A site, ProdAgent or site set that could never run some steps of what it is assigned.
+
+    `refusals` are those of its sites, by step and site; without a site they are empty. `steps` are all.
+    """
+
+    kind: str
+    name: str
+    steps: tuple[str, ...]
+    refusals: Mapping[str, Mapping[str, Verdict]]
+
+    @property
+    def useless(self) -> bool:
+        """Whether it can run nothing."""
+        return len(self.refusals) == len(self.steps)
+
+
+def unfit(conn: Connection, steps: Sequence[Step], choice: Choice) -> list[Unfit]:
+    """Those named in a choice that could not run all of these steps, wherever their input is.
+
+    What is switched off counts as if it were not, a site without endpoint as one that runs nothing; none is
+    told where no site has an endpoint yet.
+    """
+    facts = classes.site_facts(conn)
+    if not any(key for here in facts.values() for key in here):
+        return []
+    found = []
+    for kind, name, offers in _named(conn, choice, facts):
+        refused = {step.name: _refused(asked(step), offers) for step in steps}
+        refusals = {step: one for step, one in refused.items() if one is not None}
+        if refusals:
+            found.append(Unfit(kind=kind, name=name, steps=tuple(refused), refusals=refusals))
+    return found
+
+
+def _named(
+    conn: Connection, choice: Choice, facts: Mapping[int, Mapping[int, SiteFacts]]
+) -> Iterator[tuple[str, str, Offers]]:
+    """(kind, name, offers) of all that a choice names."""
+    whole = {key: [_switched_on(*pair) for pair in here.items()] for key, here in facts.items()}
+    by_name = {here[0].name: here for here in whole.values()}
+    for name in choice.params.get("sites", ()):
+        yield "site", name, [by_name[name]]
+    for agent in assignments.agents(conn):
+        if agent.name in choice.params.get("agents", ()):
+            served = [
+                [_switched_on(key, one) for key, one in here.items() if key in agent.endpoints]
+                for here in facts.values()
+            ]
+            yield "ProdAgent", agent.name, [here for here in served if here]
+    for group in assignments.site_sets(conn):
+        if group.name in choice.params.get("site_sets", ()):
+            yield "site set", group.name, [whole[key] for key in sorted(group.sites)]
+
+
+def _switched_on(endpoint_id: int, offer: SiteFacts) -> SiteFacts:
+    return replace(offer, enabled=True) if endpoint_id else offer
+
+
+def _refused(requirements: Requirements, sites: Offers) -> dict[str, Verdict] | None:
+    """Each site's nearest refusal, by its name; None where one of them could run it."""
+    verdicts = {here[0].name: judge_any(requirements, here) for here in sites}
+    return None if any(one.eligible for one in verdicts.values()) else verdicts

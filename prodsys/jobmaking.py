@@ -74,7 +74,7 @@ def _class_of(conn: Connection, keys: NewKeys, task: Task, kind: JobKind, **wher
 def make(conn: Connection, keys: NewKeys, task: Task, due: Slice, now: datetime) -> int:
     """The jobs of a slice, the task's row being locked; how many: none where the task has moved on since."""
     pieces = due.pieces
-    if task.units_made != due.units_made:
+    if task.forced or task.units_made != due.units_made:
         return 0
     if not tasks.advance(conn, task, len(pieces), sum(piece.units for piece in pieces)):
         return 0

@@ -6,7 +6,8 @@ audit log, once for each order; which jobs it changed is kept with the order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,12 +21,12 @@ from prodsys import amendments, outputs, requests, tasks
 from prodsys.attempts import ERROR_MAX
 from prodsys.jobs import store
 from prodsys.jobs.machine import JOB, JobEvent, JobKind, JobState
-from prodsys.jobs.store import Move
-from prodsys.orders import Order, OrderVerb
+from prodsys.jobs.store import Move, rank_of
+from prodsys.orders import Changed, Order, OrderVerb
 from prodsys.retries import ErrorClass
 from prodsys.settlement import Settler
 from prodsys.states import REQUEST, OutputEvent, OutputState, RequestState, TaskEvent, TaskState
-from prodsys.tables import attempt, job, queue, request
+from prodsys.tables import attempt, job, job_class, queue, request
 from prodsys.tasks import Task
 
 #: What happens to a job, and where it leads.
@@ -53,6 +54,8 @@ HOLDS = (
     .where(within(job.c.id))
     .order_by(job.c.id)
 )
+RANKS = select(job.c.id, job.c.idx, job.c.rank).where(within(job.c.id)).order_by(job.c.id)
+CLASSES = select(job.c.class_id).where(within(job.c.id)).distinct()
 
 #: Says which of the moves that release jobs lead into another class.
 Into = Callable[[Connection, Sequence[Move]], Sequence[Move]]
@@ -95,20 +98,20 @@ def carry_out(
     rows: Sequence[Any],
     again: Again,
     into: Into = unchanged,
-) -> list[int]:
-    """Do to these jobs what was ordered, where it still fits; the keys of those changed."""
+) -> Changed:
+    """Do to these jobs what was ordered, where it still fits; those changed."""
     if order.verb == OrderVerb.PRIORITY:
-        return shift_jobs(settler.conn, rows, order.by or 0, again)
+        return shift_jobs(settler.conn, order, task_id, rows, again)
     reopens = order.verb == OrderVerb.RETRY or any(row.kind == JobKind.MERGE for row in rows)
     task = _locked(settler.conn, task_id) if reopens else None
     if task is not None and refuses(order.verb, task.state, _request_state(settler.conn, task)):
-        return []
+        return {}
     moved = _move(settler, order, rows, again, into)
     if order.verb == OrderVerb.KILL:
         _end(settler, order, moved)
     if task is not None and moved and (order.verb == OrderVerb.RETRY or _release_inputs(settler, moved)):
         _reopen(settler.conn, task, order.actor, settler.now)
-    return [row.id for row in moved]
+    return dict.fromkeys((row.id for row in moved), 0)
 
 
 def _locked(conn: Connection, task_id: int) -> Task:
@@ -177,31 +180,59 @@ def _release_inputs(settler: Settler, killed: Sequence[Any]) -> bool:
     return bool(inputs)
 
 
-def shift_jobs(conn: Connection, rows: Sequence[Any], points: int, again: Again) -> list[int]:
-    """Move waiting jobs ahead in their lines by so many points; the keys of those moved."""
+# --- priority --------------------------------------------------------------------------------------------
+
+
+def shift_jobs(conn: Connection, order: Order, task_id: int, rows: Sequence[Any], again: Again) -> Changed:
+    """Move waiting jobs of a task in their lines, by so many points or to a priority; those moved."""
     lock_rows(conn, queue, [store.QUEUE])
     lock_rows(conn, job, [row.id for row in rows])
     ids = [row.id for row in again(conn, rows)]
-    store.rerank(conn, ids, -points * store.POINT)
-    return ids
+    if order.to is None:
+        shifts = dict.fromkeys(ids, -(order.by or 0) * store.POINT)
+    else:
+        shifts = _shifts_to(conn, task_id, order.to, ids)
+    _shift(conn, shifts)
+    return shifts
+
+
+def _shifts_to(conn: Connection, task_id: int, priority: int, ids: Sequence[int]) -> dict[int, int]:
+    """How far each job is from where it would stand if made with that priority, where it is not there."""
+    place = rank_of(tasks.by_id(conn, task_id).created_at, priority)
+    shifts = {row.id: place + row.idx - row.rank for row in conn.execute(RANKS, {"ids": ids})}
+    return {key: by for key, by in shifts.items() if by}
+
+
+def _shift(conn: Connection, shifts: Changed) -> None:
+    """Shift jobs whose rows are locked, those alike at once."""
+    alike: dict[int, list[int]] = defaultdict(list)
+    for key, by in shifts.items():
+        alike[by].append(key)
+    if len(alike) > 1:  # each writes to its classes: none may wait while it holds a later one
+        lock_rows(conn, job_class, conn.execute(CLASSES, {"ids": sorted(shifts)}).scalars())
+    for by, ids in alike.items():
+        store.rerank(conn, ids, by)
+
+
+# --- taken back ------------------------------------------------------------------------------------------
 
 
 def take_back(
-    settler: Settler, undo: Order, order: Order, ids: Iterable[int], into: Into = unchanged
-) -> list[int]:
-    """Undo what an order did to these jobs; the keys of those put back.
+    settler: Settler, undo: Order, order: Order, changed: Changed, into: Into = unchanged
+) -> Changed:
+    """Undo what an order did to these jobs; those put back.
 
     A hold is taken back where the job is held by that very order; priority where the job still waits: the
     opposite shift is exact, whatever else was shifted since.
     """
     conn = settler.conn
     lock_rows(conn, queue, [store.QUEUE])
-    lock_rows(conn, job, ids)
-    rows = conn.execute(HOLDS, {"ids": sorted(ids)}).all()
+    lock_rows(conn, job, changed)
+    rows = conn.execute(HOLDS, {"ids": sorted(changed)}).all()
     if order.verb == OrderVerb.PRIORITY:
-        waiting = [row.id for row in rows if row.state in WAITING]
-        store.rerank(conn, waiting, (order.by or 0) * store.POINT)
-        return waiting
+        shifts = {row.id: -changed[row.id] for row in rows if row.state in WAITING}
+        _shift(conn, shifts)
+        return shifts
     held = [row for row in rows if row.state == JobState.HELD and _held_by(row) == order.id]
     moves = [
         Move(
@@ -214,7 +245,8 @@ def take_back(
         )
         for row in held
     ]
-    return [move.job_id for move in store.apply(conn, into(conn, moves), settler.now)]
+    made = store.apply(conn, into(conn, moves), settler.now)
+    return dict.fromkeys((move.job_id for move in made), 0)
 
 
 def _held_by(row: Any) -> int | None:

@@ -17,7 +17,11 @@ from sqlalchemy import Connection, Integer, bindparam, delete, func, select, upd
 from gridcore.db.idlists import within
 from gridcore.db.statements import insert_rows
 from gridcore.errors import Busy, NotFound
+from prodsys.jobs.store import POINT
 from prodsys.tables import operation, operation_part
+
+#: Jobs by key, each with how far it was shifted in its line: microseconds, down for sooner; 0 where not.
+Changed = Mapping[int, int]
 
 #: How long an order can be undone.
 UNDO_WINDOW = timedelta(hours=24)
@@ -56,7 +60,7 @@ UNDOABLE = frozenset([OrderVerb.HOLD, OrderVerb.PRIORITY])
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """An order. `selector` is {"where": text or None, "named": {task: [index]}}, `tasks` the only ones it
-    touches, `by` the points of a priority order.
+    touches. A priority order shifts `by` so many points, or puts each job at priority `to`.
 
     `cursor` is the last job gone through: the task's place in `tasks` times TASK_SPAN plus the job's index;
     of an undo, the part of the other order.
@@ -70,6 +74,7 @@ class Order:
     created_at: datetime
     total: int
     by: int | None = None
+    to: int | None = None
     undoes: int | None = None
     undo_until: datetime | None = None
     updated_at: datetime | None = None
@@ -77,6 +82,11 @@ class Order:
     cursor: int = 0
     seen: int = 0
     changed: int = 0
+
+    @property
+    def points(self) -> dict[str, int]:
+        """{"by": n} or {"to": n} of a priority order; of others nothing."""
+        return {name: n for name, n in (("by", self.by), ("to", self.to)) if n is not None}
 
 
 ORDERS = select(operation)
@@ -121,12 +131,11 @@ FORGET = delete(operation).where(within(operation.c.id))
 
 def start(conn: Connection, new: Order) -> None:
     """Write down an order that is to be carried out."""
-    params = {"tasks": list(new.tasks), **({} if new.by is None else {"by": new.by})}
     row = {
         "id": new.id,
         "verb": new.verb.value,
         "selector": dict(new.selector),
-        "params": params,
+        "params": {"tasks": list(new.tasks), **new.points},
         "state": new.state.value,
         "actor": new.actor,
         "created_at": new.created_at,
@@ -147,6 +156,7 @@ def of_row(row: Any) -> Order:
         selector=row.selector,
         tasks=row.params["tasks"],
         by=row.params.get("by"),
+        to=row.params.get("to"),
         actor=row.actor,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -184,9 +194,7 @@ def undoing(conn: Connection, order_id: int) -> Order | None:
     return None if row is None else of_row(row)
 
 
-def advance(
-    conn: Connection, one: Order, cursor: int, seen: int, changed: Sequence[int], now: datetime
-) -> None:
+def advance(conn: Connection, one: Order, cursor: int, seen: int, changed: Changed, now: datetime) -> None:
     """Keep what a chunk changed and how far it came. Raises Busy where another hand has been there."""
     binds = {
         "order_id": one.id,
@@ -203,8 +211,15 @@ def advance(
         )
     if changed:
         part = conn.execute(LAST_PART, {"order_id": one.id}).scalar_one() or 0
-        row = {"operation_id": one.id, "part": part + 1, "jobs": sorted(changed)}
-        insert_rows(conn, operation_part, [row])
+        insert_rows(
+            conn, operation_part, [{"operation_id": one.id, "part": part + 1, "jobs": _kept(one, changed)}]
+        )
+
+
+def _kept(one: Order, changed: Changed) -> Any:
+    """What a part remembers: keys; where each job is shifted by its own, {"jobs": keys, "by": shifts}."""
+    ids = sorted(changed)
+    return ids if one.to is None else {"jobs": ids, "by": [changed[key] for key in ids]}
 
 
 def set_state(conn: Connection, one: Order, to: OrderState, now: datetime) -> bool:
@@ -213,10 +228,14 @@ def set_state(conn: Connection, one: Order, to: OrderState, now: datetime) -> bo
     return conn.execute(SET_STATE, binds).rowcount == 1
 
 
-def next_part(conn: Connection, order_id: int, after: int) -> tuple[int, list[int]] | None:
-    """(part, keys of the jobs it changed) behind that part; None at the end."""
-    row = conn.execute(NEXT_PART, {"order_id": order_id, "after": after}).one_or_none()
-    return None if row is None else (row.part, row.jobs)
+def next_part(conn: Connection, one: Order, after: int) -> tuple[int, Changed] | None:
+    """(part, what it changed) behind that part of an order; None at the end."""
+    row = conn.execute(NEXT_PART, {"order_id": one.id, "after": after}).one_or_none()
+    if row is None:
+        return None
+    if one.to is None:
+        return row.part, dict.fromkeys(row.jobs, -(one.by or 0) * POINT)
+    return row.part, dict(zip(row.jobs["jobs"], row.jobs["by"], strict=True))
 
 
 def prune(conn: Connection, before: datetime, limit: int) -> int:

@@ -49,7 +49,9 @@ def choose(
     known = targets(conn)
     if assigned or agents or site_sets:
         by = {"by": actor}
-        return policies.choice("BY_HAND", by, known, agents=agents, sites=assigned, site_sets=site_sets)
+        return policies.choice(
+            policies.BY_HAND, by, known, agents=agents, sites=assigned, site_sets=site_sets
+        )
     rules = [policies.rule_of(one.name, one.rank, one.rule) for one in assignments.policies(conn)]
     facts = Facts(group=row.acct_group, requester=row.requester, name=row.name, priority=row.priority)
     return policies.decide(rules, facts, known)

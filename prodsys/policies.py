@@ -12,6 +12,8 @@ from gridcore.errors import UsageError
 #: What a rule may ask for, and whom it may name.
 CONDITIONS = ("groups", "requesters", "names", "min_priority", "max_priority")
 TARGETS = ("agents", "sites", "site_sets")
+#: The code of a choice that somebody made by naming where.
+BY_HAND = "BY_HAND"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +215,11 @@ def sentence(code: str | None, params: Mapping[str, Any] | None) -> str:
     facts = params or {}
     targets = {key: facts[key] for key in TARGETS if facts.get(key)}
     where = _told(targets) or "every site"
+    if code == BY_HAND:
+        return f"{facts.get('by', 'an operator')} assigned it to {where}"
     match code:
         case "POLICY":
             return f"policy {facts.get('policy')} assigns it to {where}"
-        case "BY_HAND":
-            return f"{facts.get('by', 'an operator')} assigned it to {where}"
         case "NO_POLICY":
             return "no policy fits it: it may run at every site"
     return "it may run at every site"

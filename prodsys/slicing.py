@@ -75,6 +75,8 @@ def next_slice(conn: Connection, task: Task, room: int, most_jobs: int) -> Slice
     A slice without pieces ends a block that holds nothing for the task. Raises UsageError where the input
     cannot be cut, or would make more than `most_jobs` jobs of the task: then it waits for an operator.
     """
+    if task.forced:
+        return None
     if task.input_dataset_id is None:
         pieces = cutting.rest(cutting.generated(task.step, task.units_total or 0, task.units_made), 0, room)
         return Slice(units_made=task.units_made, pieces=pieces, files={}) if pieces else None

@@ -16,6 +16,9 @@ from prodsys.states import TASK, TaskEvent, TaskState
 from prodsys.tables import task, task_count, task_history
 from prodsys.workflow import Step
 
+#: The code of a task that was declared complete: no job is made of its units any more.
+FORCED = "FORCED"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
@@ -68,13 +71,17 @@ class Task:
     code: str | None = None
     params: Mapping[str, Any] | None = None
 
+    @property
+    def forced(self) -> bool:
+        """Whether it was declared complete with what it has."""
+        return self.code == FORCED
+
 
 TASKS = select(task)
 BY_STATE = TASKS.where(task.c.state == bindparam("of_state", type_=task.c.state.type)).order_by(task.c.id)
 BY_ID = TASKS.where(task.c.id == bindparam("task_id"))
 BY_IDS = TASKS.where(task.c.id.in_(bindparam("ids", expanding=True)))
 BY_NAME = TASKS.where(task.c.name == bindparam("task_name"))
-BY_CLIENT = select(task.c.id).where(task.c.client_id == bindparam("client"))
 OF_REQUEST = TASKS.where(task.c.request_id == bindparam("of_request")).order_by(task.c.id)
 NAMES = select(task.c.name).where(task.c.name.like(bindparam("prefix"), escape="\\"))
 COUNTS = select(task_count).where(task_count.c.task_id == bindparam("of_task"), task_count.c.jobs != 0)

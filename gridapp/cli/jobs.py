@@ -113,7 +113,7 @@ def _order(place: Place, verb: str, **asked: Any) -> Record:
     from gridapp.selections import Selection
     from prodsys.orders import OrderVerb
 
-    dry_run, by = asked.pop("dry_run"), asked.pop("by", None)
+    dry_run, by, to = asked.pop("dry_run"), asked.pop("by", None), asked.pop("to", None)
     confirm = None if asked.pop("yes") or not _somebody() else _confirm
     wanted = Selection(**asked)
     with _told_how_to_go_on(), place.acting() as (_, context, actor):
@@ -123,6 +123,7 @@ def _order(place: Place, verb: str, **asked: Any) -> Record:
             wanted,
             actor,
             by=by,
+            to=to,
             dry_run=dry_run,
             tell=Progress(),
             confirm=confirm,
@@ -142,7 +143,10 @@ def _nothing_due(verb: OrderVerb) -> str:
     from prodsys.orders import OrderVerb
 
     states = " or ".join(sorted(sources(verb)))
-    text = f"nothing to {verb}: no job meant is {states}, of a task that has not ended"
+    does = "shift" if verb == OrderVerb.PRIORITY else verb
+    text = f"nothing to {does}: no job meant is {states}, of a task that has not ended"
+    if verb == OrderVerb.PRIORITY:
+        text += "; with --to, those that are there are left out"
     if verb == OrderVerb.RELEASE:
         text += "; a pause is ended by: tierflow request resume ID"
     return text
@@ -226,13 +230,17 @@ def job_kill(place: Place, **asked: Any) -> Record:
 @click.option(
     "--by",
     type=int,
-    required=True,
     metavar="N",
     help="Points more than now, each worth a minute of waiting; -N puts jobs back.",
 )
+@click.option("--to", type=int, metavar="N", help="The priority they shall have, as: job fields, priority.")
 @_ordering
 def job_priority(place: Place, **asked: Any) -> Record:
-    """Put waiting jobs (TASK/17) ahead in their lines, or back."""
+    """Put waiting jobs (TASK/17) ahead in their lines, or back: by so many points, or to a priority.
+
+    With --to, jobs that are at that priority are left out. Undone, either shifts each job back by as much as
+    it had shifted it, whatever else has shifted it since.
+    """
     return _order(place, "priority", **asked)
 
 

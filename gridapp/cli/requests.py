@@ -177,6 +177,7 @@ def request_assign(
     """Run a request at other sites from now on; without any named, where the policies say now.
 
     The options may be repeated; a request runs at all the sites they name. Jobs under way end where they are.
+    Whoever is named and can run none of its work is refused; who can run a part of it is told.
     """
     from gridapp import amendments
 
@@ -184,6 +185,8 @@ def request_assign(
         done = amendments.assign(
             context, id, actor, agents=agents, sites=sites, site_sets=site_sets, dry_run=dry_run
         )
+    for warning in done["warnings"]:
+        output.say(warning)
     _tell_dry(dry_run)
     return done
 
@@ -365,11 +368,16 @@ def task_top_up(place: Place, name: str, dry_run: bool) -> Record:
 @shown()
 @click.pass_obj
 def task_force_complete(place: Place, name: str, reason: str, dry_run: bool) -> Record:
-    """Declare a task complete with what is done; what it has registered stays."""
+    """Declare a task complete with what is done; what it has registered stays.
+
+    A task whose input still grows takes no more of it: the jobs it has end, and what they make is merged.
+    """
     from gridapp import amendments
 
     with place.acting() as (_, context, actor):
         done = amendments.force_complete(context, name, reason, actor, dry_run=dry_run)
+    if done["state"] == "ACTIVE":
+        output.say("it takes no more input, and is completed once the jobs it has have ended")
     _tell_dry(dry_run)
     return done
 

@@ -24,6 +24,8 @@ _JOBS = (
     select(
         job_table,
         task.c.name.label("task_name"),
+        task.c.state.label("task_state"),
+        task.c.request_id,
         endpoint.c.name.label("endpoint"),
         site.c.name.label("site"),
     )

@@ -1,5 +1,5 @@
-"""Work that no site could ever run as things are offered: named at submission, and again when a site
-changes."""
+"""Work that no site could ever run as things are offered: named at submission, when a request is assigned,
+and again when a site changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gridapp.insights.values import some
 from gridcore.errors import UsageError
 from prodsys import brokerage, impossible
 from prodsys.brokerage import Verdict
-from prodsys.impossible import Impossible
+from prodsys.impossible import Impossible, Unfit
 from prodsys.workflow import Step
 
 #: Sites quoted in one sentence, the nearest first.
@@ -52,6 +52,34 @@ def check(conn: Connection, steps: Iterable[Step]) -> None:
         if refusals is not None:
             refused, cure = told(refusals)
             raise UsageError(f"step {step.name!r} can run at no site: {refused}", hint=cure)
+
+
+def check_assigned(unfit: Iterable[Unfit]) -> None:
+    """Raises UsageError naming the first site, ProdAgent or site set that could run nothing. Pure."""
+    for one in unfit:
+        if one.useless:
+            refused, cure = _part(one)
+            raise UsageError(
+                f"the {one.kind} {one.name} can run none of the request's work: {refused}",
+                hint=f"leave it out, or {cure}",
+            )
+
+
+def partly(one: Unfit) -> str:
+    """What it cannot run of what it is assigned. Pure."""
+    refused, cure = _part(one)
+    return f"the {one.kind} {one.name} cannot run all of the request's work: {refused}; to run: {cure}"
+
+
+def _part(one: Unfit) -> tuple[str, str]:
+    """What it cannot run and why, and what would help with the first of that."""
+    if not all(one.refusals.values()):
+        return "it has no site", "give it endpoints or sites"
+    found = {step: told(refusals) for step, refusals in one.refusals.items()}
+    first, *_ = found.values()
+    steps = [f"step {step!r}: {refused}" for step, (refused, _) in list(found.items())[:QUOTED]]
+    more = len(found) - QUOTED
+    return "; ".join(steps) + (f"; and {some(more, 'more step')}" if more > 0 else ""), first[1]
 
 
 def told(refusals: Mapping[str, Verdict]) -> tuple[str, str]:

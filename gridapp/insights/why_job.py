@@ -16,6 +16,7 @@ from gridcore.ids import job_name
 from gridcore.tables import lease
 from prodsys import holds
 from prodsys.jobs.machine import JobKind, JobState
+from prodsys.states import TaskState
 from prodsys.tables import endpoint
 
 HOLDER = (
@@ -137,6 +138,10 @@ def _retry_wait(case: _Case) -> Told:
     when = "it is due now; the job_maker returns it to the queue"
     if due is not None and due > case.now:
         when = f"next attempt at {iso(due)}, in {ago(due, case.now)}"
+    if case.row.task_state == TaskState.PAUSED:
+        then = f"its request is paused: once due, at {iso(due)}, it is held until the request is resumed"
+        resume = f"tierflow request resume {case.row.request_id}"
+        return Told(because=[then, _reason(case)], turn="an operator", then=resume)
     return Told(because=[_reason(case), when], turn="the job_maker", agent="job_maker")
 
 

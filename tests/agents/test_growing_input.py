@@ -18,6 +18,8 @@ from catalogs import bookkeeping
 from gridapp import amendments
 from gridapp.insights import work
 from gridcore.db import Database
+from gridcore.errors import Conflict
+from gridcore.tables import audit_log
 from prodsys import slicing, tasks
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
@@ -127,3 +129,94 @@ def test_an_extension_upstream_keeps_the_reader_waiting(database: Database, tmp_
     stream.close()
     cycle(stream, 2)
     assert grid.task(name).units_total == 2
+
+
+# --- declared complete while it grows ----------------------------------------------------------------------
+
+
+def force(stream: LumiInput, name: str) -> Any:
+    return amendments.force_complete(stream.grid.context, name, "enough for the paper", OPS)
+
+
+def view(stream: LumiInput, name: str) -> dict[str, Any]:
+    with stream.grid.database.snapshot() as conn:
+        return work.task(conn, name)
+
+
+def test_a_task_is_declared_complete_before_its_input_ends(stream: LumiInput) -> None:
+    """It takes no block more, even one that was closed before; what it has made ends first."""
+    name = stream.submit("files_per_job = 1")
+    stream.add_block([(1, 1, 1)], [(2, 1, 1)])
+    cycle(stream, 2)
+    stream.add_block([(3, 1, 1)])
+    dry = amendments.force_complete(stream.grid.context, name, "enough", OPS, dry_run=True)
+    assert (dry["state"], dry["changed"], stream.grid.task(name).forced) == ("ACTIVE", False, False)
+    told = force(stream, name)
+    assert (told["state"], told["changed"], told["jobs"]) == ("ACTIVE", True, {"READY": 2})
+    assert (told["units"]["wanted"], told["units"]["made"]) == (2, 2)
+    stream.add_block([(4, 1, 1)])
+    cycle(stream, 3)
+    assert states(stream) == ["READY", "READY"]
+    because = view(stream, name)["because"]
+    assert because[0].startswith("declared complete by ops, it takes no more input")
+    assert not any("growing" in line or "to be cut" in line for line in because)
+    fail_all(stream)
+    cycle(stream, 3)
+    assert (stream.grid.task(name).state, stream.grid.task(name).units_total) == (TaskState.COMPLETED, 2)
+    assert stream.grid.rows(select(request_table.c.state))[0].state == RequestState.COMPLETED
+    assert "declared complete by ops with 0 of 2 files done" in view(stream, name)["reason"]
+    (row,) = stream.grid.rows(select(audit_log))
+    assert (row.verb, row.actor) == ("task force-complete", "ops")
+    assert row.detail == {"reason": "enough for the paper", "units": 2, "live_jobs": 2}
+
+
+def test_a_block_that_is_cut_in_part_is_left_there(stream: LumiInput) -> None:
+    name = stream.submit("files_per_job = 1")
+    stream.add_block([(1, 1, 1)], [(2, 1, 1)], [(3, 1, 1)])
+    assert stream.make(name, room=2) == 2
+    with stream.grid.database.snapshot() as conn:
+        due = slicing.next_slice(conn, stream.grid.task(name), 10, 100)
+    assert due is not None
+    force(stream, name)
+    assert stream.make_slice(stream.grid.task(name), due) == 0  # it was read before
+    assert stream.make(name) is None
+    fail_all(stream)
+    cycle(stream, 3)
+    assert (stream.grid.task(name).state, len(states(stream))) == (TaskState.COMPLETED, 2)
+
+
+def test_a_task_declared_complete_stays_so_over_a_pause_and_news_from_upstream(stream: LumiInput) -> None:
+    name = stream.submit("files_per_job = 1")
+    stream.add_block([(1, 1, 1)])
+    cycle(stream, 2)
+    force(stream, name)
+    amendments.pause(stream.grid.context, 1, OPS)
+    cycle(stream, 2)
+    assert (states(stream), stream.grid.task(name).forced) == (["HELD"], True)
+    amendments.resume(stream.grid.context, 1, OPS)
+    source = replace(stream.grid.task(name), id=-1, output_dataset_id=stream.dataset_id)
+    stream.grid.database.transaction(lambda conn: tasks.expect_more(conn, source))
+    stream.add_block([(2, 1, 1)])
+    cycle(stream, 2)
+    assert (states(stream), stream.grid.task(name).units_total) == (["READY"], 1)
+    fail_all(stream)
+    cycle(stream, 3)
+    assert stream.grid.task(name).state == TaskState.COMPLETED
+
+
+def test_a_task_without_any_job_yet_is_declared_complete(stream: LumiInput) -> None:
+    name = stream.submit("files_per_job = 1")
+    force(stream, name)
+    cycle(stream, 3)
+    assert stream.grid.task(name).state == TaskState.COMPLETED
+    stream.add_block([(1, 1, 1)])
+    cycle(stream, 2)
+    assert states(stream) == []
+
+
+def test_a_paused_task_is_not_declared_complete(stream: LumiInput) -> None:
+    name = stream.submit("files_per_job = 1")
+    amendments.pause(stream.grid.context, 1, OPS)
+    with pytest.raises(Conflict, match="paused") as caught:
+        force(stream, name)
+    assert caught.value.hint == "tierflow request resume 1"

@@ -87,12 +87,20 @@ def test_an_order_that_fits_no_job_says_so(grid: Path) -> None:
     assert "nothing to retry" in held.stderr
 
 
-def test_priority_is_relative(grid: Path) -> None:
+def test_priority_is_relative_or_absolute(grid: Path) -> None:
     (task,) = {one["task"] for one in told(grid, "job", "list")}
     assert told(grid, "job", "priority", "--by", "-5", f"{task}/2")["changed"] == 1
     again = told(grid, "job", "priority", "--by", "5", "--where", f"task = {task} and priority < 0")
     assert again["due"] == {"READY": 1}
     assert run(grid, "job", "priority", f"{task}/2").exit_code == 2
+    assert run(grid, "job", "priority", "--by", "1", "--to", "1", f"{task}/2").exit_code == 2
+    made = told(grid, "job", "priority", "--to", "-7", "--where", "index <= 3")
+    assert (made["due"], made["changed"]) == ({"READY": 3}, 3)
+    shown = told(grid, "operation", "show", made["operation"])
+    assert (shown["to"], shown["by"], shown["where"]) == (-7, None, "index <= 3 and priority != -7")
+    repeated = run(grid, "job", "priority", "--to", "-7", f"{task}/2")
+    assert "nothing to shift" in repeated.stderr
+    assert told(grid, "operation", "undo", made["operation"])["changed"] == 3
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 4), ("y\n", 0)])

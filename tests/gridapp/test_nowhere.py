@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grids.waiting_grid import HEAD, WaitingGrid, step
-from sqlalchemy import Connection
+from servers.work_desk import OPS
+from sqlalchemy import Connection, select
 
+from catalogs.states import Switch
+from gridapp import amendments
+from gridapp import operations as orders
 from gridapp.insights import nowhere
 from gridcore.db import Database
 from gridcore.documents import checked
 from gridcore.errors import UsageError
-from prodsys import impossible, jobmaking
+from prodsys import assignments, impossible, jobmaking
+from prodsys.assignments import Agent, Policy, SiteSet
 from prodsys.brokerage import Refusal, Verdict
 from prodsys.jobs.machine import JobKind
+from prodsys.tables import request as request_table
+from prodsys.tables import task
 from prodsys.workflow import Request
 
 NEEDY = """
@@ -122,3 +130,101 @@ def test_of_many_sites_three_are_quoted_nearest_first() -> None:
     assert refused.startswith("T2_DE_M2: needs 8 cores, the site offers 2; T2_DE_M1: needs 8 cores")
     assert refused.endswith("; and 2 more sites")
     assert cure == "ask for 2 cores or less, or raise cores_max of T2_DE_M2 to fit 8 cores"
+
+
+# --- assigned to those who could ---------------------------------------------------------------------------
+
+BIG = step("big", 1, "limits = { memory_mb = 2000 }")
+
+
+@pytest.fixture
+def assigned(grid: WaitingGrid) -> WaitingGrid:
+    """A request of a small step and one for Alder alone; a named agent at Birch, one at both, a set of two,
+    and a site without endpoint."""
+    grid.site(4, "T2_PT_Elder")
+    grid.request(step("small"), BIG)
+
+    def unit(conn: Connection) -> None:
+        assignments.put_agent(conn, Agent(id=50, name="north", endpoints=frozenset([1])))
+        assignments.put_agent(conn, Agent(id=51, name="south", endpoints=frozenset([20, 30])))
+        assignments.put_site_set(conn, SiteSet(id=52, name="weak", sites=frozenset([1, 3])))
+        assignments.put_site_set(conn, SiteSet(id=53, name="bare", sites=frozenset([4])))
+
+    grid.database.transaction(unit)
+    return grid
+
+
+def assign(grid: WaitingGrid, **named: Any) -> list[str]:
+    for dry_run in (True, False):
+        told = amendments.assign(grid.context, 1, OPS, **named, dry_run=dry_run)
+    return list(told["warnings"])
+
+
+def test_who_can_run_all_of_a_request_is_assigned_without_a_word(assigned: WaitingGrid) -> None:
+    assert assign(assigned, sites=["T2_DE_Alder"]) == []
+    assert assign(assigned, agents=["south"]) == []
+    assert assign(assigned, site_sets=["weak"], sites=["T2_DE_Alder"])[1:] == []
+    assert assign(assigned) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "who"),
+    [
+        ({"sites": ["T2_FI_Birch", "T2_DE_Alder"]}, "the site T2_FI_Birch"),
+        ({"agents": ["north"]}, "the ProdAgent north"),
+        ({"site_sets": ["weak"]}, "the site set weak"),
+    ],
+)
+def test_who_can_run_a_part_of_it_is_told(assigned: WaitingGrid, named: dict[str, Any], who: str) -> None:
+    (warning,) = assign(assigned, **named)
+    assert warning.startswith(f"{who} cannot run all of the request's work: step 'big': ")
+    assert "needs 2 GB, the site offers 1" in warning
+    assert "; to run: ask for 1" in warning
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        (
+            {"sites": ["T2_DE_Alder", "T2_PT_Elder"]},
+            "the site T2_PT_Elder can run none of the request's work",
+        ),
+        ({"site_sets": ["bare"]}, "the site set bare can run none"),
+    ],
+)
+def test_who_can_run_nothing_is_refused_and_nothing_is_changed(
+    assigned: WaitingGrid, named: dict[str, Any], says: str
+) -> None:
+    before = assigned.rows(select(request_table))
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=says) as caught:
+            amendments.assign(assigned.context, 1, OPS, **named, dry_run=dry_run)
+        assert (
+            "step 'small': T2_PT_Elder: T2_PT_Elder is disabled: it has no endpoint" in caught.value.message
+        )
+        assert caught.value.hint == "leave it out, or have T2_PT_Elder take work again"
+    assert assigned.rows(select(request_table)) == before
+
+
+def test_an_agent_without_endpoints_is_refused(assigned: WaitingGrid) -> None:
+    new = Agent(id=54, name="idle", endpoints=frozenset())
+    assigned.database.transaction(lambda conn: assignments.put_agent(conn, new))
+    with pytest.raises(UsageError, match=r"the ProdAgent idle can run none .* it has no site"):
+        assign(assigned, agents=["idle", "south"])
+
+
+def test_only_work_that_is_left_counts(assigned: WaitingGrid) -> None:
+    """What is killed needs no site, and what is switched off may be switched on."""
+    names = {row.name.rpartition("-")[2]: row.name for row in assigned.rows(select(task.c.name))}
+    orders.kill_task(assigned.context, names["small"], OPS)
+    with pytest.raises(UsageError, match="the site T2_FI_Birch can run none"):
+        assign(assigned, sites=["T2_FI_Birch"])
+    assigned.offer("T2_FI_Birch", memory_mb_per_core=2000, state=Switch.DISABLED)
+    assert assign(assigned, sites=["T2_FI_Birch"]) == []
+
+
+def test_a_policy_is_told_about_but_not_refused(assigned: WaitingGrid) -> None:
+    rule = Policy(id=60, name="all", rank=1, rule={"sites": ["T2_DE_Alder", "T2_PT_Elder"]})
+    assigned.database.transaction(lambda conn: assignments.put_policy(conn, rule))
+    (warning,) = assign(assigned)
+    assert warning.startswith("the site T2_PT_Elder cannot run all of the request's work")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers.work_desk import OPS, Desk
 from servers.work_grid import STEP, Grid
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from agents import job_maker
 from catalogs import bookkeeping, sites
@@ -17,15 +18,18 @@ from catalogs.states import DatasetState
 from gridapp import amendments as shell
 from gridapp import operations as orders
 from gridapp.insights import work
+from gridapp.insights.why import why
 from gridcore.db import Database
 from gridcore.errors import Conflict, Denied, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
-from prodsys import assignments, holds, requests, shares, tasks
+from prodsys import assignments, endpoints, holds, requests, shares, tasks
 from prodsys.assignments import Agent, Policy, SiteSet
+from prodsys.endpoints import Endpoint
+from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
-from prodsys.jobs.store import POINT, rank_of
+from prodsys.jobs.store import POINT, Move, rank_of
 from prodsys.states import RequestEvent, RequestState, TaskEvent, TaskState
-from prodsys.tables import job_class, job_spec, request_agent, request_history, task
+from prodsys.tables import job, job_class, job_history, job_spec, request_agent, request_history, task
 from prodsys.tables import request as request_table
 
 OWNER = Principal("anna", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})
@@ -100,14 +104,63 @@ def test_a_pause_holds_what_waits_and_a_resume_frees_exactly_that(desk: Desk) ->
     assert desk.verbs() == ["job hold", "request pause", "request resume"]
 
 
-def test_work_that_fails_in_a_pause_waits_for_its_end(desk: Desk) -> None:
-    desk.force(JobEvent.CLAIMED, JobState.LEASED, *desk.jobs())
+def wait_for_retry(desk: Desk, due: datetime, *rows: Any) -> None:
+    """These jobs fail and are to be tried again at that moment."""
+    desk.force(JobEvent.CLAIMED, JobState.LEASED, *rows)
+    claimed = {row.id for row in rows}
+    moves = [
+        Move(
+            job_id=row.id,
+            attempt=row.attempt,
+            event=JobEvent.REFUSED,
+            to=JobState.RETRY_WAIT,
+            code="RETRY",
+            due_at=due,
+        )
+        for row in desk.jobs()
+        if row.id in claimed
+    ]
+    now = desk.grid.context.clock.now()
+    assert len(desk.grid.database.transaction(lambda conn: store.apply(conn, moves, now))) == len(rows)
+
+
+def bring_forward(desk: Desk, to: datetime) -> None:
+    """As if the time until then had gone by."""
+    waiting = update(job).where(job.c.state == JobState.RETRY_WAIT).values(due_at=to)
+    desk.grid.database.transaction(lambda conn: conn.execute(waiting))
+
+
+def test_a_pause_keeps_the_back_off_of_what_is_tried_again(desk: Desk) -> None:
+    now = desk.grid.context.clock.now()
+    late = now + timedelta(hours=1)
+    first, second, *_ = desk.jobs()
+    wait_for_retry(desk, late, first, second)
     shell.pause(desk.grid.context, ID, OPS)
     make(desk)
-    assert desk.states() == 4 * ["LEASED"]
-    desk.force(JobEvent.REFUSED, JobState.RETRY_WAIT, *desk.jobs())
+    assert desk.states() == ["RETRY_WAIT", "RETRY_WAIT", "HELD", "HELD"]
+    with desk.grid.database.snapshot() as conn:
+        told = why(conn, f"{desk.task}/1", now)
+    assert "its request is paused" in told["because"][0]
+    assert told["next"] == f"tierflow request resume {ID}"
+    shell.resume(desk.grid.context, ID, OPS)
+    make(desk)
+    assert desk.states() == ["RETRY_WAIT", "RETRY_WAIT", "READY", "READY"]
+    assert [(row.due_at, row.code) for row in desk.jobs()[:2]] == 2 * [(late, "RETRY")]
+    bring_forward(desk, now)
+    make(desk)
+    assert desk.states() == 4 * ["READY"]
+
+
+def test_what_becomes_due_in_a_pause_waits_for_its_end(desk: Desk) -> None:
+    """It is never READY: nobody could claim it."""
+    now = desk.grid.context.clock.now()
+    shell.pause(desk.grid.context, ID, OPS)
+    wait_for_retry(desk, now, *desk.jobs())
     make(desk)
     assert desk.states() == 4 * ["HELD"]
+    assert {row.code for row in desk.jobs()} == {holds.PAUSED}
+    moves = desk.grid.rows(select(job_history).where(job_history.c.frm == JobState.RETRY_WAIT))
+    assert {row.dst for row in moves} == {JobState.HELD}
     shell.resume(desk.grid.context, ID, OPS)
     make(desk)
     assert desk.states() == 4 * ["READY"]
@@ -316,6 +369,23 @@ def test_an_active_task_with_only_failures_left_ends_complete(desk: Desk) -> Non
     assert "declared complete by ops" in show_task(desk)["reason"]
 
 
+def reading(desk: Desk) -> tasks.Task:
+    """The step that reads, its input growing."""
+    with desk.grid.database.snapshot() as conn:
+        return tasks.of_request(conn, ID)[1]
+
+
+def test_a_forced_reader_is_not_fed_but_extended(database: Database, tmp_path: Path) -> None:
+    desk = Desk(database, tmp_path, STEP.format(events=20) + SECOND)
+    make(desk)
+    context, name = desk.grid.context, reading(desk).name
+    assert shell.force_complete(context, name, "enough", OPS)["changed"] is True
+    assert shell.force_complete(context, name, "enough", OPS)["changed"] is False
+    assert (reading(desk).code, reading(desk).units_total) == (tasks.FORCED, 0)
+    shell.extend(context, ID, "gen", 5, OPS)
+    assert (reading(desk).forced, reading(desk).units_total) == (False, None)
+
+
 def test_a_closed_request_is_asked_nothing_more(desk: Desk) -> None:
     context = desk.grid.context
     with pytest.raises(Conflict, match="running"):
@@ -417,13 +487,16 @@ def test_a_request_moves_to_another_share_with_all_that_waits(desk: Desk) -> Non
         shell.share(desk.grid.context, ID, "production", OWNER)
 
 
-def add_site(conn: Connection, key: int, name: str) -> None:
+def add_site(conn: Connection, key: int, name: str, endpoint: int | None = None) -> None:
     sites.put_site(conn, sites.Site(id=key, name=name, tier=2))
+    if endpoint is not None:
+        values = {"id": endpoint, "name": name, "site_id": key, "lease_id": 900 + endpoint}
+        endpoints.put(conn, Endpoint(**values, kind="local", slots=2))
 
 
 def test_a_request_is_assigned_to_other_sites_while_it_runs(desk: Desk) -> None:
     context = desk.grid.context
-    desk.grid.database.transaction(lambda conn: add_site(conn, 2, "T2_DE_Oak"))
+    desk.grid.database.transaction(lambda conn: add_site(conn, 2, "T2_DE_Oak", endpoint=20))
     dry = shell.assign(context, ID, OPS, sites=["T2_DE_Oak"], dry_run=True)
     assert dry["steps"] == {"gen": ["T2_DE_Oak"]}
     shell.pause(context, ID, OPS)

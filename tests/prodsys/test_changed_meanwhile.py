@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grids.failing_grid import ALDER, BIRCH, CEDAR, FailingGrid
 from grids.waiting_grid import step
+from servers.backlog import NOW
 from servers.work_desk import OPS, Desk
 from servers.work_grid import STEP
 from sqlalchemy import Connection, func, select, update
@@ -17,9 +19,10 @@ from gridapp import operations as orders_shell
 from gridapp.selections import Selection
 from gridcore.db import Database
 from gridcore.errors import Conflict, UsageError
-from prodsys import amendments, holds, operations, orders, shares, tasks
+from prodsys import amendments, holds, operations, orders, shares, taskqueue, tasks
+from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
-from prodsys.jobs.store import POINT, rank_of
+from prodsys.jobs.store import POINT, Head, Move, rank_of
 from prodsys.orders import OrderState, OrderVerb
 from prodsys.retries import ErrorClass, Reason
 from prodsys.states import RequestState, TaskState
@@ -162,7 +165,7 @@ def test_a_retry_leaves_alone_what_was_declared_complete(desk: Desk) -> None:
     _, read = end_incomplete(desk)
     now = desk.grid.context.clock.now()
     desk.grid.database.transaction(
-        lambda conn: tasks.set_reason(conn, read.id, amendments.FORCED, {"by": "ops"}, now)
+        lambda conn: tasks.set_reason(conn, read.id, tasks.FORCED, {"by": "ops"}, now)
     )
     desk.order(JobEvent.RETRY, 1)
     assert [one.state for one in mine(desk)] == [TaskState.ACTIVE, TaskState.COMPLETED]
@@ -264,3 +267,33 @@ def test_old_orders_are_forgotten_with_their_parts(desk: Desk) -> None:
     assert [row.id for row in desk.grid.rows(select(operation.c.id))] == [second]
     parts = select(func.count()).select_from(operation_part)
     assert desk.grid.rows(parts)[0][0] == 1
+
+
+# --- claims ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_claim_whose_job_is_killed_meanwhile_begins_again(
+    postgres_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill needs no lock of the queue: it may come between the claim's look and its hold."""
+    grid = FailingGrid(postgres_db, tmp_path)
+    grid.request(step("gen", jobs=3))
+    grid.make()
+    choose, seen = taskqueue._choose, list[int]()
+
+    def late(*asked: Any) -> list[Head]:
+        heads = choose(*asked)
+        if not seen:
+            gone = [Move(job_id=heads[0].id, attempt=0, event=JobEvent.KILL, to=JobState.KILLED)]
+            kill = threading.Thread(
+                target=postgres_db.transaction, args=[lambda conn: store.apply(conn, gone, NOW)]
+            )
+            kill.start()
+            kill.join()
+        seen.append(len(heads))
+        return heads
+
+    monkeypatch.setattr(taskqueue, "_choose", late)
+    assert len(grid.claim(BIRCH, 3)) == 2
+    assert seen == [3, 2]

@@ -21,7 +21,7 @@ from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
 from prodsys import endpoints, operations, requests, tasks
 from prodsys.jobs.machine import JobEvent, JobState
-from prodsys.orders import Order, OrderVerb
+from prodsys.orders import Changed, Order, OrderVerb
 from prodsys.outputs import OutputState
 from prodsys.selection import Walk
 from prodsys.settlement import Settler
@@ -112,7 +112,7 @@ def test_a_stale_order_is_not_made(desk: Desk) -> None:
     desk.force(JobEvent.KILL, JobState.KILLED, rows[0])
     now = desk.grid.context.clock.now()
 
-    def unit(conn: Connection) -> list[list[int]]:
+    def unit(conn: Connection) -> list[Changed]:
         settler = Settler(conn, now, {}, 1.0, iter(()))
         made = []
         for verb in (OrderVerb.KILL, OrderVerb.HOLD, OrderVerb.RELEASE, OrderVerb.RETRY, OrderVerb.PRIORITY):
@@ -121,7 +121,7 @@ def test_a_stale_order_is_not_made(desk: Desk) -> None:
             made.append(operations.carry_out(settler, order, rows[0].task_id, rows[:1], walk.again))
         return made
 
-    assert desk.grid.database.transaction(unit) == 5 * [[]]
+    assert desk.grid.database.transaction(unit) == 5 * [{}]
 
 
 # --- who and which -----------------------------------------------------------------------------------------
@@ -212,11 +212,11 @@ def test_failed_jobs_of_a_killed_task_stay_failed(desk: Desk) -> None:
     rows, now = desk.jobs(), desk.grid.context.clock.now()
     order = Order(id=1, verb=OrderVerb.RETRY, selector={}, tasks=[1], actor="ops", created_at=now, total=4)
 
-    def unit(conn: Connection) -> list[int]:
+    def unit(conn: Connection) -> Changed:
         settler, walk = Settler(conn, now, {}, 1.0, iter(())), Walk(None, now)
         return operations.carry_out(settler, order, rows[0].task_id, rows, walk.again)
 
-    assert desk.grid.database.transaction(unit) == []
+    assert desk.grid.database.transaction(unit) == {}
     assert desk.states() == 4 * ["FAILED"]
 
 

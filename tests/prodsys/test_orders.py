@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from servers.work_desk import OPS, Desk
 from servers.work_grid import STEP
 from sqlalchemy import Connection, select, update
 
-from gridapp import carrying
+from gridapp import amendments, carrying
 from gridapp import operations as shell
 from gridapp.selections import Selection
 from gridcore.db import Database
@@ -27,7 +28,7 @@ from prodsys.jobs.store import Move
 from prodsys.orders import Order, OrderState, OrderVerb
 from prodsys.outputs import OutputState
 from prodsys.selection import Walk
-from prodsys.tables import attempt, job, operation, operation_part, output
+from prodsys.tables import attempt, job, job_class, operation, operation_part, output
 from prodsys.tables import task as task_table
 
 N = 20
@@ -332,6 +333,93 @@ def test_priority_puts_jobs_ahead_in_the_queue(desk: Desk) -> None:
     assert give(desk, "hold", "priority = 1", dry_run=True)["due"] == {"READY": 1}
 
 
+# --- to a priority -----------------------------------------------------------------------------------------
+
+
+def points(desk: Desk) -> list[int]:
+    """The priority of each job, exactly."""
+    base = store.rank_of(desk.grid.task(desk.task).created_at, 0)
+    found = [divmod(base + row.idx - row.rank, store.POINT) for row in desk.jobs()]
+    assert {rest for _, rest in found} == {0}
+    return [whole for whole, _ in found]
+
+
+@pytest.mark.parametrize("to", [-3, 0, 5])
+def test_jobs_are_put_at_a_priority_wherever_they_stood(desk: Desk, to: int) -> None:
+    give(desk, "priority", "index <= 6", by=2)
+    give(desk, "priority", "index in (5, 6, 7)", by=-7)
+    before = points(desk)
+    assert before == 4 * [2] + 2 * [-5] + [-7] + 13 * [0]
+    due = sum(one != to for one in before)
+    assert give(desk, "priority", "index > 0", to=to, dry_run=True)["due"] == {"READY": due}
+    told = give(desk, "priority", "index > 0", to=to)
+    assert (told["changed"], points(desk)) == (due, N * [to])
+    again = give(desk, "priority", "index > 0", to=to)
+    assert (again["due"], again["operation"]) == ({}, None)
+    done = shell.undo(desk.grid.context, told["operation"], OPS)
+    assert (done.changed, points(desk)) == (due, before)
+
+
+def test_a_priority_given_is_that_of_jobs_made_with_it(desk: Desk) -> None:
+    """They are shifted with their task again, and the claim finds them in front."""
+    give(desk, "priority", "index = 1", by=-4)
+    amendments.prioritise(desk.grid.context, desk.task, 3, OPS)
+    assert points(desk) == [-4] + 19 * [3]
+    give(desk, "priority", "index = 1", to=3)
+    amendments.prioritise(desk.grid.context, desk.task, 9, OPS)
+    assert points(desk) == N * [9]
+    give(desk, "priority", "index = 20", to=10)
+    (first,) = desk.grid.rows(select(job.c.idx, job.c.rank).order_by(job.c.rank).limit(1))
+    (head,) = desk.grid.rows(select(job_class.c.head_rank))
+    assert (first.idx, head.head_rank) == (20, first.rank)
+
+
+def test_an_absolute_order_cut_off_is_taken_up_and_undone_whole(desk: Desk) -> None:
+    give(desk, "priority", "index <= 10", by=2)
+    with pytest.raises(Cut):
+        give(desk, "priority", "index > 0", to=6, tell=cut_after(3))
+    assert points(desk) == 12 * [6] + 8 * [0]
+    told = give(desk, "priority", "index > 0", to=6)
+    assert (told["operation"], told["changed"], points(desk)) == (2, N, N * [6])
+    assert (order(desk, 2).points, shell.view(order(desk, 2))["to"]) == ({"to": 6}, 6)
+    assert desk.verbs() == ["job priority", "job priority"]
+    give(desk, "priority", "index = 20", by=1)
+    desk.force(JobEvent.KILL, JobState.KILLED, desk.jobs()[0])
+    with pytest.raises(Cut):
+        shell.undo(desk.grid.context, 2, OPS, tell=cut_after(2))
+    assert points(desk) == [6] + 7 * [2] + 11 * [6] + [7]
+    assert shell.undo(desk.grid.context, 2, OPS).changed == N - 1
+    assert points(desk) == [6] + 9 * [2] + 9 * [0] + [1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_orders_of_priority_are_undone_in_any_order(desk: Desk, seed: int) -> None:
+    dice, given = random.Random(seed), []
+    before = [row.rank for row in desk.jobs()]
+    for _ in range(6):
+        where = f"index >= {dice.randint(1, N)} or index = {dice.randint(1, N)}"
+        how = {dice.choice(["by", "to"]): dice.choice([-3, -1, 1, 2])}
+        given.append(give(desk, "priority", where, **how)["operation"])
+    dice.shuffle(given)
+    for key in given:
+        if key is not None:
+            shell.undo(desk.grid.context, key, OPS)
+    assert [row.rank for row in desk.jobs()] == before
+
+
+def test_what_an_absolute_order_did_is_audited_once(desk: Desk) -> None:
+    told = give(desk, "priority", "index <= 5", to=4)
+    (row,) = desk.grid.rows(select(audit_log))
+    assert (row.verb, row.detail["to"], row.detail["jobs"]) == ("job priority", 4, 5)
+    assert row.detail["operation"] == told["operation"]
+
+
+def test_jobs_of_many_tasks_and_kinds_meet_at_a_priority(two: Desk) -> None:
+    give(two, "priority", "group = other", by=-3)
+    assert give(two, "priority", "state = READY", to=8)["changed"] == N + 6
+    assert give(two, "hold", "priority = 8", dry_run=True)["due"] == {"READY": N + 6}
+
+
 def test_an_undo_cut_off_is_taken_up_by_the_next(desk: Desk) -> None:
     first = give(desk, "hold", "index > 0")["operation"]
     with pytest.raises(Cut):
@@ -477,8 +565,13 @@ def test_points_out_of_all_measure_are_refused(desk: Desk) -> None:
     for by in (None, 0, 10**7):
         with pytest.raises(UsageError, match="how many points"):
             give(desk, "priority", "index = 1", by=by)
+    with pytest.raises(UsageError, match="is no priority"):
+        give(desk, "priority", "index = 1", to=-(10**7))
+    with pytest.raises(UsageError, match="or to which priority"):
+        give(desk, "priority", "index = 1", by=1, to=1)
 
 
+@pytest.mark.slow
 def test_the_next_chunk_is_read_by_key(postgres_db: Database) -> None:
     walk = Walk(None, datetime(2026, 1, 1, tzinfo=UTC), [JobState.READY])
     options = {"literal_binds": True, "render_postcompile": True}
