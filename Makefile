@@ -3,7 +3,7 @@
 help: ## this list
 	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
 
-check: ## lint, types, contracts and the fast tests (some minutes; one folder: bin/test --fast tests/NAME)
+check: ## lint, types, contracts and the fast tests (some 90 s; one folder: bin/test --fast tests/NAME)
 	@bin/test --fast
 
 test: ## the whole suite (bin/test --long adds the campaigns)

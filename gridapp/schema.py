@@ -52,13 +52,6 @@ def _config(conn: Connection | None = None) -> Config:
     return config
 
 
-def newest() -> str | None:
-    """The last revision of the history."""
-    from alembic.script import ScriptDirectory
-
-    return ScriptDirectory.from_config(_config()).get_current_head()
-
-
 def history() -> list[tuple[str, str]]:
     """(revision, oldest code that works after it), the first one first."""
     from alembic.script import ScriptDirectory

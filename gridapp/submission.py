@@ -20,7 +20,7 @@ from gridcore import identity
 from gridcore.errors import Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.settings import Settings
-from prodsys import cutting, drafts, requests, slicing, tasks, workflow
+from prodsys import cutting, drafts, requests, slicing, tasks, workflow_files
 from prodsys.splitting import check_job_count
 from prodsys.states import RequestState
 from prodsys.workflow import Request, Step
@@ -46,7 +46,7 @@ def submit_request(
     nothing was made.
     """
     _check_client(client_id)
-    document, boxes = workflow.read(path)
+    document, boxes = workflow_files.read(path)
     subject = Subject(owner=actor.name, group=document.group)
     identity.require(actor, Action.REQUEST_SUBMIT, subject)
     approving = identity.may(actor, Action.REQUEST_DECIDE, subject)
@@ -65,7 +65,7 @@ def submit_task(
     It needs no approval and writes only where its owner may. Raises UsageError, Denied, Conflict.
     """
     _check_client(client_id)
-    document, boxes = workflow.read(path)
+    document, boxes = workflow_files.read(path)
     if len(document.step) != 1:
         raise UsageError(
             f"{path}: step: a task has one step, this document has {len(document.step)}",
@@ -180,7 +180,7 @@ def edit(
     Raises NotFound, Denied, UsageError, Conflict for one that is handed in; then nothing was changed.
     """
     row = _controlled(installation, request_id, actor)
-    document, boxes = workflow.read(path)
+    document, boxes = workflow_files.read(path)
     identity.require(actor, Action.REQUEST_SUBMIT, Subject(owner=row.requester, group=document.group))
     now = context.clock.now()
     with _named(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -77,11 +77,33 @@ def _compared(kind: str, old: Item | None, new: Item) -> Change | None:
         return Change(kind, new.name, "add")
     before, after = document_of(old), document_of(new)
     told = [
-        f"{key}: {before.get(key, 'none')} -> {after.get(key, 'none')}"
+        f"{key}: {_written(before.get(key))} -> {_written(after.get(key))}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
     return Change(kind, new.name, "change", "; ".join(told) or "other storage rules")
+
+
+def _written(value: Any) -> str:
+    """A value as people write it: `a, b` for a list, `a = 1, b = (2, 3)` for a table."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.15g}"
+        case Mapping():
+            return ", ".join(f"{key} = {_within(one)}" for key, one in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(_within, value)) or "none"
+    return str(value)
+
+
+def _within(value: Any) -> str:
+    """The same within a list or table, where its own commas are set apart."""
+    text = _written(value)
+    return f"({text})" if isinstance(value, Mapping | list | tuple) else text
 
 
 def summary(changes: Sequence[Change]) -> str:

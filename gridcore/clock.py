@@ -40,10 +40,3 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._elapsed += seconds
-
-
-def check_aware(moment: datetime) -> datetime:
-    """The moment itself, in UTC. Raises ValueError for a naive one."""
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone; times are aware and in UTC")
-    return moment.astimezone(UTC)

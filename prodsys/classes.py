@@ -197,13 +197,6 @@ def _complete_at(conn: Connection, rows: Iterable[Any]) -> dict[int, frozenset[s
     return {block_id: frozenset(names) for block_id, names in found.items()}
 
 
-def judge_live(conn: Connection, class_ids: Iterable[int] | None = None) -> Verdicts:
-    """Verdicts by (class, site): of all classes with waiting jobs, or of the given ones."""
-    rows = conn.execute(LIVE).all() if class_ids is None else select_in(conn, ALL_OF, class_ids)
-    asked = needs(conn, rows)
-    return _judged(asked, _offers(site_facts(conn)))
-
-
 def _judged(needs: Mapping[int, Requirements], offers: Mapping[int, Sequence[SiteFacts]]) -> Verdicts:
     """By class and site; classes that need the same are judged once."""
     once: dict[Requirements, dict[int, Verdict]] = {}

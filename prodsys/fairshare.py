@@ -85,14 +85,6 @@ def decayed(used: float, seconds: float, half_life: float) -> float:
     return float(used * 2.0 ** (-max(0.0, seconds) / half_life))
 
 
-def key(target_norm: float, running: float, used_norm: float, c: float = CLAMP) -> float:
-    """run / (t * clamp(t/u, 1/c, c)), the lowest goes first; the factor is c where nothing was used."""
-    if target_norm <= 0:
-        return inf
-    factor = c if used_norm <= 0 else min(c, max(1 / c, target_norm / used_norm))
-    return running / (target_norm * factor)
-
-
 def divide(nodes: Iterable[ShareNode], waiting: Mapping[int, Waiting], n: int, c: float = CLAMP) -> list[int]:
     """The leaf ids of the next `n` picks, in order, as if picked one by one; fewer if work runs out.
 
@@ -243,6 +235,7 @@ class _Branch:
         return BETWEEN
 
     def key(self) -> float:
+        """run / (t * clamp(t/u, 1/c, c)), the lowest goes first; the factor is c where nothing was used."""
         return self.running / self.weighed if self.weighed > 0 else inf
 
     def weigh(self) -> None:

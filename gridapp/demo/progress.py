@@ -91,7 +91,8 @@ def done(task: Mapping[str, Any]) -> str:
 
 def eta(task: Mapping[str, Any]) -> str:
     """`34 s`, or nothing where it cannot be told."""
-    return "" if task["eta_s"] is None else f"{task['eta_s']:.0f} s"
+    left_s = task["forecast"]["left_s"]
+    return "" if left_s is None else f"{left_s:.0f} s"
 
 
 def line(overview: Overview, elapsed: float) -> str:

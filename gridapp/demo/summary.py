@@ -19,7 +19,7 @@ from gridapp.invariants import INVARIANTS
 from gridcore.db.invariants import violations
 from gridcore.errors import GridError
 from gridcore.faults import FaultKind
-from prodsys import workflow
+from prodsys import workflow_files
 from prodsys.jobs.machine import JobKind, JobState
 from prodsys.tables import attempt, job, request
 
@@ -46,7 +46,7 @@ REQUESTS = select(request.c.id, request.c.client_id).order_by(request.c.id)
 
 def summarise(plan: Plan, installation: Installation, wall_s: float) -> dict[str, Any]:
     """Count, draw, write `summary.json`, return it. Raises GridError where a tool fails."""
-    document, _ = workflow.read(plan.request)
+    document, _ = workflow_files.read(plan.request)
     with installation.database.snapshot() as conn:
         files = delivered_files(conn)
         facts = _facts(conn)
@@ -57,7 +57,7 @@ def summarise(plan: Plan, installation: Installation, wall_s: float) -> dict[str
         name: {place: _events(plan, python, files[name, place]) for place in places}
         for name, places in wanted.items()
     }
-    spectra, _ = workflow.read(plan.task)
+    spectra, _ = workflow_files.read(plan.task)
     drawn = _draw(plan, python, _one_copy(files, spectra.step[0].output.dataset))
     faults = plan.faults()
     injected = faults.journal.counts() if faults else dict.fromkeys(FaultKind, 0)

@@ -64,7 +64,8 @@ def pace(per_s: float, unit: str) -> str:
 def foretell(conn: Connection, rows: Sequence[Any], done: Sequence[int]) -> list[dict[str, Any]]:
     """Where tasks of these rows stand, with so many units done, and when they will end.
 
-    {"done", "wanted", "files", "per_s", "ends_at", "sentence"} each.
+    {"done", "wanted", "files", "per_s", "ends_at", "left_s", "sentence"} each; `left_s` are the seconds until
+    `ends_at`.
     """
     if not rows:
         return []
@@ -88,11 +89,13 @@ def _one(row: Any, done: int, recent: int, since: datetime, now: datetime) -> di
         now,
     )
     files = row.out_files or 0
+    ends_at = found.ends_at if going else None
     return {
         "done": found.done,
         "wanted": found.wanted,
         "files": files,
         "per_s": found.pace,
-        "ends_at": iso(found.ends_at) if going else None,
+        "ends_at": iso(ends_at),
+        "left_s": None if ends_at is None else round((ends_at - now).total_seconds(), 1),
         "sentence": told(found, files, row.unit_kind.removesuffix("s"), now, going),
     }

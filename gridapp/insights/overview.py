@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -23,12 +22,12 @@ ENDED = frozenset([TaskState.COMPLETED, TaskState.INCOMPLETE, TaskState.KILLED])
 
 
 def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
-    """Tasks with progress and ETA, jobs by state, links, transfers, agents, subscriptions and sites.
+    """Tasks with progress and forecast, jobs by state, links, transfers, agents, subscriptions and sites.
 
     And what stands still until somebody acts: `requests` to be decided, `breakers` that are not closed.
     """
     now = dbnow(conn)
-    tasks = [{**one, **progress(one, now)} for one in work.tasks(conn, SHOWN)]
+    tasks = [{**one, **progress(one)} for one in work.tasks(conn, SHOWN, foretold=True)]
     tasks.sort(key=_order)
     jobs: Counter[str] = Counter()
     for one in tasks:
@@ -53,11 +52,8 @@ def _order(task: dict[str, Any]) -> tuple[bool, int]:
     return ended, -task["id"] if ended else task["id"]
 
 
-def progress(task: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """Of a task's view: percent of units done, events done and in all, and the seconds still to go. Pure.
-
-    Events are None where the task's units are files; the ETA takes what was done so far as the pace.
-    """
+def progress(task: dict[str, Any]) -> dict[str, Any]:
+    """Of a task's view: percent of units done, events done and in all; None where units are files. Pure."""
     units = task["units"]
     done, total = units["done"], units["total"]
     counts_events = units["kind"] == "events"
@@ -65,13 +61,4 @@ def progress(task: dict[str, Any], now: datetime) -> dict[str, Any]:
         "percent": round(100 * done / total, 1) if total else 0.0,
         "events_done": done if counts_events else None,
         "events_total": total if counts_events else None,
-        "eta_s": _eta(task, now),
     }
-
-
-def _eta(task: dict[str, Any], now: datetime) -> float | None:
-    done, total = task["units"]["done"], task["units"]["total"]
-    if task["state"] in ENDED or task["state"] == TaskState.PAUSED or not total or not done:
-        return None
-    elapsed = (now - datetime.fromisoformat(task["created_at"])).total_seconds()
-    return float(round(max(0.0, elapsed) * (total - done) / done, 1))

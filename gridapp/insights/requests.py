@@ -109,7 +109,7 @@ def request(conn: Connection, request_id: int) -> dict[str, Any]:
     row = conn.execute(REQUEST, {"request_id": request_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no request {request_id}", hint="see: tierflow request list")
-    mine = views(conn, conn.execute(TASKS_OF, {"request_id": request_id}).all(), told_all=True)
+    mine = views(conn, conn.execute(TASKS_OF, {"request_id": request_id}).all(), foretold=True)
     moves = conn.execute(REQUEST_MOVES, {"request_id": request_id})
     view = _request(row, len(mine))
     if row.state == RequestState.PAUSED and (said := _said(conn, request_id)):

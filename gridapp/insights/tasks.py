@@ -24,14 +24,13 @@ from prodsys.tables import (
     task_history,
 )
 from prodsys.tables import task as task_table
+from prodsys.tasks import FORCED
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
 _IN, _OUT = dataset.alias("in_ds"), dataset.alias("out_ds")
 
 #: Outputs that wait to be merged are counted up to here.
 COUNTED = 10_000
-#: Forecasts one answer holds.
-FORECASTS = 20
 #: Tasks whose outputs may yet be merged.
 _MERGING = GOING | {TaskState.PAUSED, TaskState.INCOMPLETE}
 
@@ -136,7 +135,7 @@ def sentences(facts: TaskFacts) -> list[str]:
 
 def _completed(facts: TaskFacts) -> str:
     due = completion.wanted(facts.total, facts.wanted) or 0
-    if facts.code != "FORCED":
+    if facts.code != FORCED:
         return f"all {some(due, facts.unit)} done and registered"
     told = f"declared complete by {facts.params.get('by', 'an operator')}"
     done = f"{facts.units(JobState.DONE)} of {some(due, facts.unit)}"
@@ -148,24 +147,32 @@ def _active(facts: TaskFacts) -> list[str]:
     if facts.state != TaskState.PAUSED:
         text = "{} held until somebody releases them"
     found = [
+        _stopped(facts),
         _jobs_sentence(facts, JobState.FAILED, "{} out of retries"),
         _jobs_sentence(facts, JobState.HELD, text),
     ]
     live = {state: n for state, n in facts.by_state.items() if state not in TERMINAL}
     if live:
         found.append("jobs: " + ", ".join(f"{n} {_words(state)}" for state, n in live.items()))
-    if facts.waiting_blocks:
+    if facts.waiting_blocks and facts.code != FORCED:
         blocks = some(facts.waiting_blocks, "closed input block")
         found.append(f"{blocks} to be cut into jobs by the job maker")
     if facts.total is not None and facts.made < facts.total:
         found.append(f"jobs for {some(facts.total - facts.made, facts.unit)} are still to be made")
-    if facts.input_grows:
+    if facts.input_grows and facts.code != FORCED:
         found.append(
             f"its input {facts.input_dataset} is still growing; new blocks become jobs as they close"
         )
     if facts.merging or facts.to_merge:
         found.append(f"outputs: {facts.to_merge} wait to be merged, {facts.merging} are being merged")
     return [one for one in found if one]
+
+
+def _stopped(facts: TaskFacts) -> str:
+    if facts.code != FORCED:
+        return ""
+    by, reason = facts.params.get("by", "an operator"), facts.params.get("reason", "no reason given")
+    return f"declared complete by {by}, it takes no more input and ends with the jobs it has: {reason}"
 
 
 def _jobs_sentence(facts: TaskFacts, state: JobState, text: str) -> str:
@@ -190,10 +197,15 @@ def move(row: Any) -> dict[str, Any]:
     return {"from": record(row, "frm")["frm"], "to": row.dst.value, **record(row, "at", "actor", "code")}
 
 
-def tasks(conn: Connection, limit: int = LIMIT, state: str | None = None) -> list[dict[str, Any]]:
-    """Tasks, newest first, all or those in one state. Raises UsageError for an unknown state."""
+def tasks(
+    conn: Connection, limit: int = LIMIT, state: str | None = None, foretold: bool = False
+) -> list[dict[str, Any]]:
+    """Tasks, newest first, all or those in one state, if asked with their forecasts.
+
+    Raises UsageError for an unknown state.
+    """
     binds = {"states": state_of(TaskState, state), "n": limit}
-    return views(conn, conn.execute(TASKS, binds).all())
+    return views(conn, conn.execute(TASKS, binds).all(), foretold=foretold)
 
 
 def task(conn: Connection, name: str) -> dict[str, Any]:
@@ -207,24 +219,28 @@ def task(conn: Connection, name: str) -> dict[str, Any]:
 
 
 def views(
-    conn: Connection, rows: Sequence[Any], told: bool = False, told_all: bool = False
+    conn: Connection, rows: Sequence[Any], told: bool = False, foretold: bool = False
 ) -> list[dict[str, Any]]:
-    """Tasks as JSON has them; with `told` all their sentences, with that or `told_all` their forecast."""
+    """Tasks as JSON has them; with `told` all their sentences, with that or `foretold` their forecast."""
     facts = _facts(conn, rows)
-    forecasts = (
-        foretell(conn, rows[:FORECASTS], [one.units(JobState.DONE) for one in facts])
-        if told or told_all
-        else []
-    )
     found = []
-    for number, (row, one) in enumerate(zip(rows, facts, strict=True)):
+    for row, one in zip(rows, facts, strict=True):
         because = sentences(one)
         view = {**_view(row, one), "reason": because[0]}
-        if number < len(forecasts):
-            view["forecast"] = forecasts[number]
-            because[1:1] = [forecasts[number]["sentence"]] if row.state in GOING else []
         found.append({**view, "because": because} if told else view)
+    if told or foretold:
+        _foretell(conn, rows, facts, found)
     return found
+
+
+def _foretell(
+    conn: Connection, rows: Sequence[Any], facts: Sequence[TaskFacts], found: Sequence[dict[str, Any]]
+) -> None:
+    forecasts = foretell(conn, rows, [one.units(JobState.DONE) for one in facts])
+    for row, view, forecast in zip(rows, found, forecasts, strict=True):
+        view["forecast"] = forecast
+        if "because" in view and row.state in GOING:
+            view["because"].insert(1, forecast["sentence"])
 
 
 def _view(row: Any, facts: TaskFacts) -> dict[str, Any]:

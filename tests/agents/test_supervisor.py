@@ -218,6 +218,7 @@ def test_agents_named_alike_are_refused(sqlite_db: Database) -> None:
         Supervisor([Steady(context), Steady(context)], context)
 
 
+@pytest.mark.slow
 def test_stuck_agent_is_left_behind_with_its_lease(
     sqlite_db: Database, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +284,7 @@ def test_duties_are_done_by_the_calendar(sqlite_db: Database, supervise: Callabl
 # --- processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_daemon_in_order(
     sqlite_db: Database, daemon: Callable[..., subprocess.Popen[str]], number: signal.Signals
@@ -297,6 +299,7 @@ def test_a_signal_stops_a_daemon_in_order(
     assert rows(sqlite_db)[0].state is AgentState.STOPPED
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_a_hanging_daemon(
     sqlite_db: Database, daemon: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -310,6 +313,7 @@ def test_the_second_signal_ends_a_hanging_daemon(
     assert child.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_killed_daemon_is_replaced_at_once(
     database: Database, daemon: Callable[..., subprocess.Popen[str]], supervise: Callable[..., Supervisor]
 ) -> None:

@@ -71,6 +71,7 @@ def dsn(backend: str, request: pytest.FixtureRequest) -> list[str]:
     return ["--dsn", request.getfixturevalue("durable")] if backend == "postgres" else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "bench", "case"), NEEDS)
 def test_every_case_tells_all_it_should(backend: str, bench: str, case: str, dsn: list[str]) -> None:
     result = run("bench", bench, "--backend", backend, "--rows", ROWS, "--case", case, "--json", *dsn)

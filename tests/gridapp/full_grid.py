@@ -163,7 +163,7 @@ class Builder:
         assert task is not None
         new = NewKeys(iter(self.keys.take("job", 16)), iter(self.keys.take("job_class", 2)))
         self.do(jobmaking.make, new, task, self.read(slicing.next_slice, task, 16, 1000), self.clock.now())
-        self.do(classes.store_verdicts, self.read(classes.judge_live), self.clock.now())
+        self.do(classes.store_verdicts, self.read(classes.Watch().news, 1), self.clock.now())
         self.clock.advance(5)
         items = [item.key for item in self.port.lease(self.call(), 10)]
         self.port.intend(self.call(), items[:9])

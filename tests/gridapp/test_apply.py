@@ -101,6 +101,7 @@ def test_what_was_applied_serves_everybody(database: Database, topology: Topolog
         assert conn.execute(select(revision.c.digest, revision.c.actor)).one() == (topology.digest(), "ann")
 
 
+@pytest.mark.slow
 def test_what_is_exported_changes_nothing_and_makes_the_same_grid(
     sqlite_db: Database, postgres_db: Database, topology: Topology, tmp_path: Path
 ) -> None:

@@ -417,6 +417,7 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_grid_from_one_directory_to_another(tmp_path: Path) -> None:
     one, two, file = tmp_path / "one", tmp_path / "two", tmp_path / "grid.backup"
     assert run("--dir", one, "db", "upgrade").exit_code == 0

@@ -13,9 +13,11 @@ from sqlalchemy import Connection, update
 
 from gridapp.insights import forecasts, work
 from gridapp.insights.forecasts import pace, told
+from gridapp.insights.values import iso
 from gridcore.db import Database, insert_rows
 from prodsys.completion import Forecast
 from prodsys.jobs.machine import JobState
+from prodsys.states import TaskState
 from prodsys.tables import job_history, task, task_count
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -96,13 +98,18 @@ def test_the_pace_is_read_from_what_was_done_lately(desk: Desk, monkeypatch: pyt
     def undo(conn: Connection) -> None:
         conn.execute(job_history.delete().where(job_history.c.dst == JobState.DONE))
         conn.execute(update(task_count).where(task_count.c.state == "DONE").values(jobs=0, units=0))
+        conn.execute(update(task).values(state=TaskState.ACTIVE))
 
     monkeypatch.setattr(forecasts, "dbnow", lambda _: now)
     desk.grid.database.transaction(unit)
     try:
         found = show(desk)
+        desk.grid.database.transaction(lambda conn: conn.execute(update(task).values(state=TaskState.PAUSED)))
+        paused = show(desk)
     finally:
         desk.grid.database.transaction(undo)
     assert (found["done"], found["wanted"]) == (50, 100)
     assert found["per_s"] == pytest.approx(25 / 3600)
     assert "it ends in 2.0 h" in found["sentence"]
+    assert (found["left_s"], found["ends_at"]) == (7200, iso(now + timedelta(hours=2)))
+    assert (paused["left_s"], paused["ends_at"]) == (None, None)

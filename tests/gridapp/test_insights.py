@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def test_the_grid_of_these_tests_breaks_no_invariant(grid: Grid) -> None:
         assert violations(conn, INVARIANTS) == []
 
 
+@pytest.mark.slow
 def test_all_databases_give_the_same_answers(grid: Grid, postgres_db: Database, tmp_path: Path) -> None:
     url = postgres_db.url.render_as_string(hide_password=False)
     with full_grid(tmp_path, url) as other:
@@ -203,8 +204,10 @@ def test_the_overview_holds_all_the_page_shows(grid: Grid) -> None:
     seen = ask(grid, overview, 60.0)
     first, second = seen["tasks"]
     assert (first["name"], first["events_done"], first["events_total"]) == (grid[1].generate, 30, 160)
-    assert first["eta_s"] > 0
-    assert (second["events_done"], second["eta_s"]) == (None, None)
+    forecasts = (first["forecast"], second["forecast"])
+    assert [(one["done"], one["wanted"]) for one in forecasts] == [(30, 160), (0, None)]
+    assert forecasts[0]["left_s"] > 0
+    assert (second["events_done"], forecasts[1]["left_s"]) == (None, None)
     assert seen["jobs"]["DONE"] == 3
     assert {"links", "transfers_by_link", "agents", "subscriptions", "sites", "at"} <= seen.keys()
 
@@ -265,14 +268,11 @@ def test_every_task_has_something_to_say(state: TaskState, counts: list[Any], to
     assert all(told)
 
 
-def test_the_eta_goes_by_the_pace_so_far() -> None:
-    start = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    units = {"kind": "events", "done": 25, "total": 100}
-    task = {"units": units, "state": "ACTIVE", "created_at": iso(start)}
-    assert progress(task, start + timedelta(seconds=50))["eta_s"] == 150.0
-    assert progress({**task, "state": "COMPLETED"}, start)["eta_s"] is None
-    assert progress({**task, "state": "PAUSED"}, start + timedelta(seconds=50))["eta_s"] is None
-    assert progress({**task, "units": {**units, "done": 0}}, start)["eta_s"] is None
+def test_progress_is_told_in_events_or_in_percent_alone() -> None:
+    units = {"kind": "events", "done": 25, "total": 200}
+    assert progress({"units": units}) == {"percent": 12.5, "events_done": 25, "events_total": 200}
+    growing = {"kind": "files", "done": 2, "total": None}
+    assert progress({"units": growing}) == {"percent": 0.0, "events_done": None, "events_total": None}
 
 
 def test_ended_jobs_are_chosen_by_the_site_they_were_at(grid: Grid) -> None:

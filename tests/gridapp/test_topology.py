@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.sites import StorageElement
@@ -175,6 +175,7 @@ def test_files_are_merged_but_for_the_settings(grid: Path) -> None:
     assert len(read(grid).site) == 3
 
 
+@settings(max_examples=30)
 @given(home=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30))
 def test_the_directory_may_have_any_name(home: str) -> None:
     """Characters that mean something in patterns, results or XML are taken for what they are."""
@@ -219,14 +220,18 @@ def test_what_the_files_do_not_say_stays(grid: Path) -> None:
 
 def test_a_difference_says_what_changes(grid: Path) -> None:
     old = read(grid)
-    (grid / GRID_FILE).write_text(GRID.replace("slots = 4", "slots = 5").replace('"ops"', '"sam"'))
+    text = (
+        GRID.replace("slots = 4", "slots = 5").replace('"ops"', '"sam"').replace('["x86_64"]', '["a", "b"]')
+    )
+    (grid / GRID_FILE).write_text(text)
     changes = difference(settled(old, old), settled(read(grid), settled(old, old)), True)
     assert [(one.action, one.kind, one.name) for one in changes] == [
         ("change", "endpoint", "birch"),
         ("add", "account", "sam"),
         ("remove", "account", "ops"),
     ]
-    assert changes[0].detail == "slots: 4 -> 5"
+    before, after = (f"cores_max = 2, platforms = ({platforms})" for platforms in ("x86_64", "a, b"))
+    assert changes[0].detail == f"offer: {before} -> {after}; slots: 4 -> 5"
     assert summary(changes) == "1 added, 1 changed, 1 removed"
 
 

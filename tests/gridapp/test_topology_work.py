@@ -370,11 +370,11 @@ def test_changes_are_told_and_made(database: Database, edited: Callable[..., Top
     )
     changes = {f"{one.kind} {one.name}": one.detail for one in put(database, new)}
     assert changes == {
-        "site_set near": "sites: ['T1_DE_Alder', 'T2_FR_Birch'] -> ['T2_FR_Birch']",
+        "site_set near": "sites: T1_DE_Alder, T2_FR_Birch -> T2_FR_Birch",
         "share cms/higgs": "cap: 0.75 -> none; floor: 0.25 -> none; "
-        "weights: {'T2_FR_Birch': 4.0} -> {'T1_DE_Alder': 0.5}",
+        "weights: T2_FR_Birch = 4 -> T1_DE_Alder = 0.5",
         "limit few": "max_jobs: 3 -> 5",
-        "policy rest": "agents: none -> ['south']; rank: 20 -> 5",
+        "policy rest": "agents: none -> south; rank: 20 -> 5",
     }
     with database.snapshot() as conn:
         assert stored(conn).kinds() == {**new.kinds(), **_settled(stored(conn))}

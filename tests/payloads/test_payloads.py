@@ -70,6 +70,7 @@ def test_an_event_depends_on_its_number_and_not_on_its_neighbours(bench: Any) ->
     assert body(tail.output) == body(whole.output)[4:]
 
 
+@pytest.mark.slow
 def test_the_chain_keeps_every_event_and_ends_in_a_picture(bench: Any, tmp_path: Path) -> None:
     made = [bench.run("toy_generate.py", "toy.txt", events=n, seed=n) for n in (20, 15, 5)]
     merged = bench.run("merge_text.py", "merged.txt", made)

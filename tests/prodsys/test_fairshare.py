@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys.fairshare import ShareNode, Waiting, check_tree, decayed, divide, explain, key
+from prodsys.fairshare import ShareNode, Waiting, check_tree, decayed, divide, explain
 
 HOUR = 3600.0
 
@@ -46,6 +46,14 @@ def tree() -> list[ShareNode]:
 Case = tuple[list[ShareNode], dict[int, Waiting]]
 #: Before each pick: the sibling picked at each level, those in the race beside it, and cores run by node.
 Step = tuple[ShareNode, list[ShareNode], dict[int, float], float]
+
+
+def key(target_norm: float, running: float, used_norm: float, c: float) -> float:
+    """run / (t * clamp(t/u, 1/c, c)), where nothing was used run / (t * c)."""
+    if target_norm <= 0:
+        return math.inf
+    factor = c if used_norm <= 0 else min(c, max(1 / c, target_norm / used_norm))
+    return running / (target_norm * factor)
 
 
 def picked_naively(nodes: list[ShareNode], waiting: dict[int, Waiting], n: int, c: float) -> list[int]:
@@ -277,14 +285,18 @@ def test_a_thousand_picks_over_a_hundred_leaves_all_find_work() -> None:
     assert len(picks) == 1000
 
 
-def test_key_follows_its_definition() -> None:
-    assert key(0.5, 10, 0.5) == 20
-    assert key(0.5, 10, 0.0) == pytest.approx(10 / (0.5 * 1.25))
-    assert key(0.5, 10, 0.01) == pytest.approx(10 / (0.5 * 1.25))
-    assert key(0.5, 10, 0.99) == pytest.approx(10 / (0.5 / 1.25))
-    assert key(0.5, 10, 0.45) == pytest.approx(10 / (0.5 * 0.5 / 0.45))
-    assert key(0.5, 10, 0.99, c=1) == 20
-    assert key(0.0, 0, 0.5) == math.inf
+@pytest.mark.parametrize(
+    ("used", "c", "factor"),
+    [
+        *((50, 1.25, 1), (0, 1.25, 1.25), (1, 1.25, 1.25)),
+        *((99, 1.25, 1 / 1.25), (45, 1.25, 50 / 45), (99, 1, 1)),
+    ],
+)
+def test_past_use_moves_the_key_within_its_bounds(used: float, c: float, factor: float) -> None:
+    """Half the target, 10 cores running, and `used` percent of what both have used."""
+    both = [node(1, running=10, used=used), node(2, used=100 - used)]
+    rows = explain(both, {1: Waiting(1), 2: Waiting(1)}, c)
+    assert {row.id: row.key for row in rows}[1] == pytest.approx(10 / (0.5 * factor))
 
 
 def test_use_halves_in_a_half_life() -> None:

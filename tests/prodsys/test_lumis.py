@@ -140,6 +140,7 @@ def test_a_list_of_too_many_runs_is_refused() -> None:
         lumis.parse_runs(",".join(["7"] * 10_001))
 
 
+@pytest.mark.slow
 def test_a_run_given_twice_among_very_many_is_told_at_once() -> None:
     """Counting each name in the list of all took hours for a mask of half a million runs."""
     runs = [f'"{run}": [[1, 2]]' for run in [*range(200_000), 199_999]]

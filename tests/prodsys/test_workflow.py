@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gridcore.errors import UsageError
-from prodsys import workflow
+from prodsys import workflow, workflow_files
 from prodsys.workflow import Splitting, Step
 
 STEP = {"name": "one", "command": ["/bin/sh"], "output": {"name": "out.root", "dataset": "/A/b/C"}}
@@ -152,7 +152,7 @@ def read_with(directory: Path, mask: str | None) -> workflow.Request:
     path.write_text(TEXT)
     if mask is not None:
         (directory / "good.json").write_text(mask)
-    return workflow.read(path)[0]
+    return workflow_files.read(path)[0]
 
 
 def test_a_mask_is_read_beside_the_document(tmp_path: Path) -> None:
@@ -181,5 +181,5 @@ def test_a_mask_that_is_none_is_told_with_file_key_and_cure(
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_examples_are_requests(path: Path) -> None:
-    request, boxes = workflow.read(path)
+    request, boxes = workflow_files.read(path)
     assert set(boxes) == {step.name for step in request.step}

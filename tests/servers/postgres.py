@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 from collections.abc import Callable
 
@@ -9,6 +11,8 @@ from gridapp.bench.postgres import LocalPostgres, programs
 
 __all__ = ["Postgres", "programs"]
 
+#: Bytes free from which on a file system in memory is used.
+ROOM = 4_000_000_000
 CARELESS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=100")
 
 
@@ -19,8 +23,7 @@ class Postgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        # In /tmp, readable for the server's user, whatever TMPDIR the tests use.
-        self.own = LocalPostgres("tfpg", CARELESS, port=port, listen="127.0.0.1", parent="/tmp")
+        self.own = LocalPostgres("tfpg", CARELESS, port=port, listen="127.0.0.1", parent=_parent())
         self._databases = 0
         self._empty = 0
 
@@ -47,8 +50,17 @@ class Postgres:
             if self._databases == 1:
                 conn.execute("CREATE DATABASE template_tierflow")
                 prepare(self.url("template_tierflow"))
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE template_tierflow")
+            way = "STRATEGY file_copy" if conn.info.server_version >= 150_000 else ""
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE template_tierflow {way}")
         return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is still connected."""
+        import psycopg
+
+        name = url.partition("?")[0].rpartition("/")[2]
+        with psycopg.connect(self._dsn(), autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _dsn(self) -> str:
         return f"host={self.own.home} port={self.own.port} user=tierflow dbname=postgres"
@@ -62,3 +74,12 @@ class Postgres:
         with psycopg.connect(self._dsn(), autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+
+def _parent() -> str:
+    """In memory where there is room, else in /tmp: readable for the server's user, whatever TMPDIR the tests
+    use."""
+    memory = "/dev/shm"
+    if os.path.isdir(memory) and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
+        return "/tmp" if os.statvfs(memory).f_flag & os.ST_NOEXEC else memory
+    return "/tmp"

@@ -27,7 +27,7 @@ from gridcore.db.keys import Keys
 from gridcore.db.leases import Owner
 from gridcore.settings import load
 from gridcore.tables import instance
-from prodsys import endpoints, requests, shares, tasks, workflow
+from prodsys import endpoints, requests, shares, tasks, workflow, workflow_files
 from prodsys.executors.base import Executor
 from prodsys.executors.local import LocalExecutor
 from prodsys.jobs.machine import JobState
@@ -131,7 +131,7 @@ class Grid:
         """Hand in and approve a request; the name of its first task."""
         path = PAYLOADS / "request-for-tests.toml"
         document = workflow.parse(tomllib.loads(text), "test")
-        boxes = {step.name: workflow._packed(step, path) for step in document.step}
+        boxes = {step.name: workflow_files.packed(step, path) for step in document.step}
         keys = requests.reserve(self.keys, document)
 
         def unit(conn: Connection) -> str:
