@@ -107,11 +107,14 @@ class Outlook:
                 self._lines[line.leaf_id].append(line)
         return [line for leaf_id in leaves for line in self._lines[leaf_id]]
 
-    def rooms(self, running: Iterable[Use]) -> Rooms | None:
-        """What the limits still allow while that runs; None where there are none."""
+    def rooms(self, running: Iterable[Use], n: int | None = None) -> Rooms | None:
+        """What the limits still allow while that runs; None where they allow any `n` jobs."""
         if not self.limits:
             return None
         left = limits.filled(self.limits, running, self._counting)
+        cores = max((kind[2] for kind in self.kinds), default=1)
+        if n is not None and all(room.holds(n, n * cores) for room in left):
+            return None
         return Rooms(left, {node.id: node.path for node in self.nodes}, self._covering)
 
     def took(self, heads: Iterable[Head]) -> None:

@@ -130,7 +130,7 @@ def _choose(conn: Connection, seen: Outlook, n: int, running: Iterable[Use]) -> 
     """The shares divide, the limits have the last word; what they refuse goes to others."""
     chosen: dict[int, Head] = {}
     gone: Counter[Kind] = Counter()
-    rooms, nodes = seen.rooms(running), seen.nodes
+    rooms, nodes = seen.rooms(running, n), seen.nodes
     while len(chosen) < n:
         kinds = _open(seen.kinds, gone, rooms)
         picks = fairshare.divide(nodes, _waiting(kinds), n - len(chosen))

@@ -89,30 +89,56 @@ def write(conn: Connection, writes: Sequence[Write]) -> list[int]:
     Rows are found by their keys in the order given, or in that of the index, which is the same: two that
     change the same rows do not wait for each other in a circle. Raises what SQLAlchemy would.
     """
+    if conn.dialect.name not in ("sqlite", "postgresql"):
+        return portably(conn, writes)
     bound = [_bind(conn.dialect, one) for one in writes]
-    if conn.dialect.name == "postgresql":
-        return _write_postgres(conn, bound)
-    return [_write_each(conn, one) for one in bound]
+    if conn.dialect.name == "sqlite":
+        return _run(conn, bound, _row_by_row)
+    found: list[int] = []
+    for copied, run in groupby(bound, key=_by_copy):
+        mine = list(run)
+        found += [_copy(conn, one) for one in mine] if copied else _run(conn, mine, _at_once)
+    return found
+
+
+def portably(conn: Connection, writes: Sequence[Write]) -> list[int]:
+    """The same by SQLAlchemy alone, for any database."""
+    return [_execute(conn, _Bound(one.shape(), one.lists())) for one in writes]
+
+
+def _by_copy(one: _Bound) -> bool:
+    return one.rows >= COPY_FROM and one.shape.parts[0].role == NEW
+
+
+def _run(conn: Connection, writes: Sequence[_Bound], call: Callable[[_Bound, Dialect], Call]) -> list[int]:
+    cursors = iter(driver.run(conn, [call(one, conn.dialect) for one in writes if one.rows]))
+    return [int(next(cursors).rowcount) if one.rows else 0 for one in writes]
 
 
 class _Bound(NamedTuple):
-    """A write with its values as the driver takes them."""
+    """A write with its values."""
 
     shape: Shape
     values: list[Values]
-    rows: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it names."""
+        return next((len(v) for v in self.values if not isinstance(v, Same)), 1)
 
 
 def _bind(dialect: Dialect, one: Write) -> _Bound:
-    shape, rows, values = one.shape(), 1, list[Values]()
+    """The values as the driver takes them."""
+    shape, values = one.shape(), list[Values]()
     for part, found in zip(shape.parts, one.lists(), strict=True):
         process = _processor(dialect, shape.table, part.name)
-        if isinstance(found, Same):
-            values.append(found if process is None else Same(process(found.value)))
+        if process is None:
+            values.append(found)
+        elif isinstance(found, Same):
+            values.append(Same(process(found.value)))
         else:
-            rows = len(found)
-            values.append(found if process is None else _processed(found, process))
-    return _Bound(shape, values, rows)
+            values.append(_processed(found, process))
+    return _Bound(shape, values)
 
 
 def _processed(values: Sequence[Any], process: Bind) -> list[Any]:
@@ -130,20 +156,20 @@ def _processor(dialect: Dialect, table: Table, name: str) -> Bind | None:
 # --- row by row ---------------------------------------------------------------------------------------------
 
 
-def _write_each(conn: Connection, one: _Bound) -> int:
-    """By executemany."""
+def _execute(conn: Connection, one: _Bound) -> int:
     if not one.rows:
         return 0
-    if conn.dialect.name == "sqlite":
-        text = bulk_texts.positional(one.shape, conn.dialect)
-        lists = _lists(one, lambda keys: str(list(keys)))  # keys are read as JSON
-        rows = zip(*(lists[place] for place in text.places), strict=True)
-        (cursor,) = driver.run(conn, [Call(text.sql, rows, many=True)])
-        return int(cursor.rowcount)
     lists = _lists(one, list)
     names = [f"v{place}" for place in range(len(lists))]
     binds = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
-    return conn.execute(bulk_texts.statement(one.shape), binds).rowcount
+    found = conn.execute(bulk_texts.statement(one.shape), binds)
+    return one.rows if one.shape.parts[0].role == NEW else found.rowcount
+
+
+def _row_by_row(one: _Bound, dialect: Dialect) -> Call:
+    text = bulk_texts.positional(one.shape, dialect)
+    lists = _lists(one, lambda keys: str(list(keys)))  # keys are read as JSON
+    return Call(text.sql, zip(*(lists[place] for place in text.places), strict=True), many=True)
 
 
 def _lists(one: _Bound, keys_of: Callable[[Sequence[Any]], Any]) -> list[Iterable[Any]]:
@@ -158,25 +184,7 @@ def _lists(one: _Bound, keys_of: Callable[[Sequence[Any]], Any]) -> list[Iterabl
 # --- PostgreSQL ---------------------------------------------------------------------------------------------
 
 
-def _write_postgres(conn: Connection, writes: Sequence[_Bound]) -> list[int]:
-    found: list[int] = []
-    for copied, run in groupby(writes, key=_by_copy):
-        mine = list(run)
-        found += [_copy(conn, one) for one in mine] if copied else _together(conn, mine)
-    return found
-
-
-def _by_copy(one: _Bound) -> bool:
-    return one.rows >= COPY_FROM and one.shape.parts[0].role == NEW
-
-
-def _together(conn: Connection, writes: Sequence[_Bound]) -> list[int]:
-    calls = [_call(one, conn.dialect) for one in writes if one.rows]
-    cursors = iter(driver.run(conn, calls))
-    return [int(next(cursors).rowcount) if one.rows else 0 for one in writes]
-
-
-def _call(one: _Bound, dialect: Dialect) -> Call:
+def _at_once(one: _Bound, dialect: Dialect) -> Call:
     if one.rows == 1:
         text = bulk_texts.for_row(one.shape, dialect)
         values = [_scalar(v.value if isinstance(v, Same) else v[0]) for v in one.values]

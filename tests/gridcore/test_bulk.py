@@ -33,6 +33,14 @@ PARCEL = Table(
 ALL = select(PARCEL).order_by(PARCEL.c.id, PARCEL.c.part)
 
 
+@pytest.fixture(params=["direct", "portably"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The drivers' own forms, and the one for databases that have none here."""
+    if request.param == "portably":
+        monkeypatch.setattr(bulk, "write", bulk.portably)
+    return str(request.param)
+
+
 @pytest.fixture
 def parcels(database: Database) -> Iterator[Database]:
     database.transaction(lambda conn: SCHEMA.create_all(conn))
