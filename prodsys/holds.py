@@ -188,7 +188,7 @@ def rerank(conn: Connection, task: Task, priority: int, rows: Iterable[Any]) -> 
     by themselves, or that were shifted before, stay."""
     by = (task.priority - priority) * POINT
     due = [row.id for row in rows if _ranked_by(task, row)]
-    return store.rerank(conn, due, by) if due and by else 0
+    return store.rerank(conn, dict.fromkeys(due, by)) if due and by else 0
 
 
 def _ranked_by(task: Task, row: Any) -> bool:

@@ -6,7 +6,6 @@ audit log, once for each order; which jobs it changed is kept with the order.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,7 +25,7 @@ from prodsys.orders import Changed, Order, OrderVerb
 from prodsys.retries import ErrorClass
 from prodsys.settlement import Settler
 from prodsys.states import REQUEST, OutputEvent, OutputState, RequestState, TaskEvent, TaskState
-from prodsys.tables import attempt, job, job_class, queue, request
+from prodsys.tables import attempt, job, queue, request
 from prodsys.tasks import Task
 
 #: What happens to a job, and where it leads.
@@ -55,7 +54,6 @@ HOLDS = (
     .order_by(job.c.id)
 )
 RANKS = select(job.c.id, job.c.idx, job.c.rank).where(within(job.c.id)).order_by(job.c.id)
-CLASSES = select(job.c.class_id).where(within(job.c.id)).distinct()
 
 #: Says which of the moves that release jobs lead into another class.
 Into = Callable[[Connection, Sequence[Move]], Sequence[Move]]
@@ -192,7 +190,7 @@ def shift_jobs(conn: Connection, order: Order, task_id: int, rows: Sequence[Any]
         shifts = dict.fromkeys(ids, -(order.by or 0) * store.POINT)
     else:
         shifts = _shifts_to(conn, task_id, order.to, ids)
-    _shift(conn, shifts)
+    store.rerank(conn, shifts)
     return shifts
 
 
@@ -201,17 +199,6 @@ def _shifts_to(conn: Connection, task_id: int, priority: int, ids: Sequence[int]
     place = rank_of(tasks.by_id(conn, task_id).created_at, priority)
     shifts = {row.id: place + row.idx - row.rank for row in conn.execute(RANKS, {"ids": ids})}
     return {key: by for key, by in shifts.items() if by}
-
-
-def _shift(conn: Connection, shifts: Changed) -> None:
-    """Shift jobs whose rows are locked, those alike at once."""
-    alike: dict[int, list[int]] = defaultdict(list)
-    for key, by in shifts.items():
-        alike[by].append(key)
-    if len(alike) > 1:  # each writes to its classes: none may wait while it holds a later one
-        lock_rows(conn, job_class, conn.execute(CLASSES, {"ids": sorted(shifts)}).scalars())
-    for by, ids in alike.items():
-        store.rerank(conn, ids, by)
 
 
 # --- taken back ------------------------------------------------------------------------------------------
@@ -231,7 +218,7 @@ def take_back(
     rows = conn.execute(HOLDS, {"ids": sorted(changed)}).all()
     if order.verb == OrderVerb.PRIORITY:
         shifts = {row.id: -changed[row.id] for row in rows if row.state in WAITING}
-        _shift(conn, shifts)
+        store.rerank(conn, shifts)
         return shifts
     held = [row for row in rows if row.state == JobState.HELD and _held_by(row) == order.id]
     moves = [

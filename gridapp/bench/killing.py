@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,12 @@ def under_way(url: str, task: str) -> Iterator[None]:
     killer = context.Process(target=_kill, args=(url, task, started, fault), daemon=True)
     killer.start()
     try:
-        if not started.wait(START_S) or not fault.empty():
-            raise GridError(f"the kill did not start: {'time is up' if fault.empty() else fault.get()}")
+        end = time.monotonic() + START_S
+        while killer.is_alive() and time.monotonic() < end and not started.wait(0.5):
+            pass
+        if not started.is_set() or not fault.empty():
+            ended = "time is up" if killer.is_alive() else "its process has died"
+            raise GridError(f"the kill did not start: {ended if fault.empty() else fault.get()}")
         yield
     finally:
         killer.terminate()

@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, bindparam, select, update
+from sqlalchemy import Connection, Integer, bindparam, select
 
 from gridcore.db import bulk, reads
 from gridcore.db.bulk import Change, New, Same, Values, Write
@@ -120,7 +120,6 @@ ROWS = (
 )
 #: Nothing but the jobs: of a joined row a statement that has waited for a lock sees what was there before.
 LOCK = select(job.c.id).where(within(job.c.id)).order_by(job.c.id).with_for_update(key_share=True)
-RERANK = update(job).where(within(job.c.id)).values(rank=job.c.rank + bindparam("by", type_=job.c.rank.type))
 DUE = (
     select(job.c.id, job.c.attempt)
     .where(job.c.state == JobState.RETRY_WAIT, job.c.due_at <= bindparam("now", type_=job.c.due_at.type))
@@ -295,9 +294,7 @@ class _Party:
             "updated_at": Same(now),
         }
         if _tells(row) or last.code or last.due_at or last.hold_kind or last.params:
-            waits = (
-                last.to != JobState.READY
-            )  # what is READY is neither delayed nor held: a claim relies on it
+            waits = last.to != JobState.READY  # a claim relies on it that no delay or holder is noted
             put["due_at"] = Same(last.due_at if waits else None)
             put["hold_kind"] = Same(last.hold_kind if waits else None)
             put |= {"code": Same(last.code), "params": Same(last.params)}
@@ -357,15 +354,16 @@ def reclass(conn: Connection, classes: Mapping[int, int]) -> None:
         bulk.write(conn, [Change(job, {"id": ids}, put=put)])
 
 
-def rerank(conn: Connection, job_ids: Iterable[int], by: int) -> int:
-    """Shift jobs in their lines by so many microseconds, down for sooner; how many."""
+def rerank(conn: Connection, shifts: Mapping[int, int]) -> int:
+    """Shift jobs, by key, in their lines by so many microseconds, down for sooner; how many."""
     lock_rows(conn, queue, [QUEUE])
     tally, changed = Tally(), 0
-    for chunk in chunks(sorted(set(job_ids)), CHUNK):
+    for chunk in chunks(sorted(shifts), CHUNK):
         rows = _locked(conn, chunk)
-        changed += conn.execute(RERANK, {"ids": [row.id for row in rows], "by": by}).rowcount
+        by = [shifts[row.id] for row in rows]
+        changed += bulk.write(conn, [Change(job, {"id": [row.id for row in rows]}, {"rank": by})])[0]
         for row in rows:
             if row.state == JobState.READY:
-                tally.ahead(row.class_id, row.rank + by)
+                tally.ahead(row.class_id, row.rank + shifts[row.id])
     tally.write(conn)
     return changed

@@ -420,7 +420,7 @@ def ranks(desk: Desk) -> list[int]:
 def test_a_priority_moves_the_jobs_there_are_and_those_to_come(desk: Desk) -> None:
     desk.order(JobEvent.HOLD, 2)
     own = desk.jobs()[3]
-    desk.grid.database.transaction(lambda conn: holds.store.rerank(conn, [own.id], -7 * POINT))
+    desk.grid.database.transaction(lambda conn: holds.store.rerank(conn, {own.id: -7 * POINT}))
     assert ranks(desk) == [0, 0, 0, -7]
     told = shell.prioritise_request(desk.grid.context, ID, 10, OPS)
     assert told["tasks"] == [{"task": desk.task, "from": 0, "priority": 10, "changed": 3}]

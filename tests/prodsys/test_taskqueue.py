@@ -134,7 +134,7 @@ def test_a_preview_takes_nothing(database: Database) -> None:
 def test_a_shift_of_rank_moves_jobs_to_the_front(database: Database) -> None:
     fill(database, 80, classes=1)
     claim(database, 10)
-    database.transaction(lambda conn: store.rerank(conn, [79, 80], -store.POINT))
+    database.transaction(lambda conn: store.rerank(conn, dict.fromkeys([79, 80], -store.POINT)))
     assert [one.id for one in claim(database, 2)] == [79, 80]
 
 
@@ -248,7 +248,7 @@ def test_no_hot_statement_walks_the_jobs(database: Database) -> None:
         run(database, claim(database, 100))
         claim(database, 1)
         database.transaction(lambda conn: store.due(conn, LATER, 100))
-        database.transaction(lambda conn: store.rerank(conn, [500, 501], -5))
+        database.transaction(lambda conn: store.rerank(conn, {500: -5, 501: -6}))
         database.transaction(lambda conn: attempts.held(conn, 1))
         database.transaction(lambda conn: accounting.due(conn, 7))
     walks = {
