@@ -5,8 +5,7 @@ Columns in, not rows; the values pass the columns' own types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import groupby, repeat
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
@@ -44,6 +43,10 @@ class New(NamedTuple):
         """The values of its parts."""
         return list(self.columns.values())
 
+    def look(self) -> Hashable:
+        """What tells one shape from another, had at little cost."""
+        return (self.table, *self.columns, *map(type, self.columns.values()))
+
     def shape(self) -> Shape:
         """What it does, whatever its values."""
         return Shape(self.table, _parts(NEW, self.columns))
@@ -67,6 +70,12 @@ class Change(NamedTuple):
         """The values of its parts."""
         only = [Same(value) for value in self.only.values() if value is not None]
         return [*self.add.values(), *self.put.values(), *self.low.values(), *self.keys.values(), *only]
+
+    def look(self) -> Hashable:
+        """What tells one shape from another, had at little cost."""
+        parts = (self.keys, self.add, self.put, self.low)
+        names = (name for part in parts for name in (len(part), *part))
+        return (self.table, *names, *self.only, *map(type, self.lists()), *map(type, self.only.values()))
 
     def shape(self) -> Shape:
         """What it does, whatever its values."""
@@ -115,6 +124,10 @@ def _run(conn: Connection, writes: Sequence[_Bound], call: Callable[[_Bound, Dia
     return [int(next(cursors).rowcount) if one.rows else 0 for one in writes]
 
 
+#: Shapes seen, with what makes their values the driver's. As many as there are writes in the code.
+_PLANS: dict[tuple[Hashable, Dialect], tuple[Shape, list[Bind | None]]] = {}
+
+
 class _Bound(NamedTuple):
     """A write with its values."""
 
@@ -129,9 +142,12 @@ class _Bound(NamedTuple):
 
 def _bind(dialect: Dialect, one: Write) -> _Bound:
     """The values as the driver takes them."""
-    shape, values = one.shape(), list[Values]()
-    for part, found in zip(shape.parts, one.lists(), strict=True):
-        process = _processor(dialect, shape.table, part.name)
+    look = one.look(), dialect
+    if look not in _PLANS:
+        shape = one.shape()
+        _PLANS[look] = shape, [_processor(dialect, shape.table, part.name) for part in shape.parts]
+    (shape, processes), values = _PLANS[look], list[Values]()
+    for process, found in zip(processes, one.lists(), strict=True):
         if process is None:
             values.append(found)
         elif isinstance(found, Same):
@@ -147,7 +163,6 @@ def _processed(values: Sequence[Any], process: Bind) -> list[Any]:
     return [known[id(value)] for value in values]
 
 
-@lru_cache(maxsize=1000)
 def _processor(dialect: Dialect, table: Table, name: str) -> Bind | None:
     found: Bind | None = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
     return found
