@@ -15,11 +15,12 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from gridcore.db.statements import chunks
+from gridcore.selector_parser import parse
 from prodsys import breakers, operations, orders, retargets, retry_rules, selection
 from prodsys.operations import Into
 from prodsys.orders import TASK_SPAN, Changed, Order, OrderState, OrderVerb
 from prodsys.selection import Walk
-from prodsys.selector_parser import parse
+from prodsys.selectors import JOBS
 from prodsys.settlement import Settler
 from prodsys.sqlport import WISHES_PER_ATTEMPT
 
@@ -65,7 +66,7 @@ class _Carrier:
     def go(self) -> None:
         """Task by task, from the cursor on."""
         where = self.order.selector.get("where")
-        selector = None if where is None else parse(where)
+        selector = None if where is None else parse(where, JOBS)
         walk = Walk(selector, self.order.created_at, operations.sources(self.order.verb))
         with self.context.database.snapshot() as conn:
             ends = {row.id: row.next_index - 1 for row in selection.tasks_of(conn, self.order.tasks)}

@@ -19,13 +19,13 @@ from gridapp import carrying
 from gridapp.carrying import Tell, silent
 from gridapp.insights.values import plain, record
 from gridapp.selections import Chosen, Selection, choose, count, of_task, task_of
-from gridcore import audit, identity
+from gridcore import audit, identity, selectors
 from gridcore.errors import Conflict, Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
-from prodsys import holds, operations, orders, requests, selection, selectors, slicing, tasks
+from gridcore.selectors import All, Compare, Not, Op
+from prodsys import holds, operations, orders, requests, selection, slicing, tasks
 from prodsys.jobs.machine import TERMINAL, JobState
 from prodsys.orders import UNDO_WINDOW, UNDOABLE, Order, OrderState, OrderVerb
-from prodsys.selectors import All, Compare, Not, Op
 from prodsys.states import REQUEST, TASK, RequestEvent, RequestState, TaskEvent, TaskState
 from prodsys.tasks import Task
 

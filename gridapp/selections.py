@@ -14,14 +14,16 @@ from gridapp.carrying import Tell
 from gridapp.insights import jobs as job_rows
 from gridapp.insights import tasks as task_rows
 from gridapp.insights.values import state_of
+from gridcore import selectors
 from gridcore.db.statements import CHUNK, chunks
 from gridcore.errors import NotFound, UsageError
 from gridcore.ids import job_name, parse_job_name
-from prodsys import selection, selectors, tasks
+from gridcore.selector_parser import parse
+from gridcore.selectors import Compare, Op, Selector
+from prodsys import selection, tasks
 from prodsys.jobs.machine import JobState
 from prodsys.selection import Count, Walk
-from prodsys.selector_parser import parse
-from prodsys.selectors import Compare, Op, Selector
+from prodsys.selectors import JOBS
 from prodsys.tasks import Task
 
 
@@ -46,7 +48,7 @@ class Chosen:
     @property
     def selector(self) -> dict[str, Any]:
         """As an order keeps it."""
-        where = None if self.where is None else selectors.render(self.where)
+        where = None if self.where is None else selectors.render(self.where, JOBS)
         if self.named is None:
             return {"where": where}
         return {"where": where, "named": {str(task_id): ids for task_id, ids in sorted(self.named.items())}}
@@ -61,7 +63,7 @@ def choose(conn: Connection, wanted: Selection) -> Chosen:
     if wanted.names and wanted.task is not None:
         raise UsageError("which jobs: those named or the whole task?", hint="leave out the names or --task")
     state = None if wanted.state is None else _in_state(wanted.state)
-    said = None if wanted.where is None else parse(wanted.where)
+    said = None if wanted.where is None else parse(wanted.where, JOBS)
     if wanted.names:
         named = _named(conn, wanted.names)
         return Chosen(where=selectors.both(said, state), named=named, tasks=selection.tasks_of(conn, named))

@@ -32,9 +32,7 @@ from sqlalchemy import true as always
 from catalogs.tables import site
 from gridcore.db import globs
 from gridcore.db.idlists import within
-from prodsys.jobs.machine import ACTIVE, JobState
-from prodsys.jobs.store import POINT
-from prodsys.selectors import (
+from gridcore.selectors import (
     NEGATED,
     ORDERED,
     All,
@@ -46,6 +44,8 @@ from prodsys.selectors import (
     fields_of,
     matches,
 )
+from prodsys.jobs.machine import ACTIVE, JobState
+from prodsys.jobs.store import POINT
 from prodsys.tables import attempt, endpoint, job, job_class, request, task, task_count
 
 #: Jobs one statement goes through, at most: their rows lie together.
