@@ -26,6 +26,7 @@ from sqlalchemy import (
 from catalogs.states import Switch
 from catalogs.tables import link, se, site
 from catalogs.tfc import TrivialCatalog
+from catalogs.tfc_rules import dialect_of
 from gridcore.db import lock_rows
 from gridcore.db.statements import insert_new
 from gridcore.db.types import metadata
@@ -46,7 +47,11 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageElement:
-    """Where replicas live: `kind` is disk or tape, `tfc` its rules as JSON, `root` a directory or None."""
+    """Where replicas live: `kind` is disk or tape, `tfc` its rules as JSON, `root` a directory or None.
+
+    `space_bytes` is what it may hold and `delete_rate` the files deleted there in an hour at most, None for
+    no limit; `dialect` is how its rules are read, None for the first one.
+    """
 
     id: int
     name: str
@@ -56,16 +61,23 @@ class StorageElement:
     tfc: str
     root: str | None = None
     state: Switch = Switch.ENABLED
+    space_bytes: int | None = None
+    delete_rate: int | None = None
+    dialect: str | None = None
 
     @property
     def catalog(self) -> TrivialCatalog:
         """Its trivial file catalog. Raises UsageError for faulty rules."""
-        return _catalog(self.name, self.tfc)
+        return _catalog(self.name, self.tfc, self.dialect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The way from one SE to another; `distance` weighs it until its rate is known."""
+    """The way from one SE to another; `distance` weighs it until its rate is known.
+
+    `window_max` files in flight and `rate_cap` bytes per second at most, None for what the rules find; one
+    that is `local` costs next to nothing.
+    """
 
     id: int
     src_se_id: int
@@ -74,6 +86,9 @@ class Link:
     tool: str
     state: Switch = Switch.ENABLED
     note: str | None = None
+    window_max: int | None = None
+    rate_cap: float | None = None
+    local: bool = False
 
 
 class _Named(Protocol):
@@ -95,7 +110,7 @@ SITE_NAMED = select(site).where(site.c.name == bindparam("name"))
 CHANGE_SITE = _change(site, ["tier", "state", "note"])
 STORAGE_ELEMENTS = select(*_SE_COLUMNS).order_by(se.c.name)
 SE_NAMED = select(*_SE_COLUMNS).where(se.c.name == bindparam("name"))
-CHANGE_SE = _change(se, ["site_id", "kind", "protocol", "tfc", "root", "state"])
+CHANGE_SE = _change(se, ["site_id", "kind", "protocol", "tfc", "root", "state", "dialect"])
 LINKS = select(link).order_by(link.c.src_se_id, link.c.dst_se_id)
 LINK_BETWEEN = select(link).where(link.c.src_se_id == bindparam("src"), link.c.dst_se_id == bindparam("dst"))
 CHANGE_LINK = _change(link, ["distance", "tool", "state", "note"])
@@ -120,7 +135,7 @@ def storage_elements(conn: Connection) -> list[StorageElement]:
 
 def links(conn: Connection) -> list[Link]:
     """All links by their SEs."""
-    return [Link(**row._mapping) for row in conn.execute(LINKS)]
+    return [Link(**{**row._mapping, "local": bool(row.local)}) for row in conn.execute(LINKS)]
 
 
 def by_name(rows: Iterable[N]) -> dict[str, N]:
@@ -139,8 +154,9 @@ def tfc_text(rules: Mapping[str, object]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _catalog(name: str, tfc: str) -> TrivialCatalog:
-    return TrivialCatalog.from_dict(json.loads(tfc), source=name)
+def _catalog(name: str, tfc: str, dialect: str | None) -> TrivialCatalog:
+    read = dialect_of(dialect, name)
+    return TrivialCatalog.from_dict(json.loads(tfc), source=name, dialect=read)
 
 
 # --- changing ----------------------------------------------------------------------------------------
@@ -167,6 +183,7 @@ def put_se(conn: Connection, new: StorageElement) -> bool:
         "tfc": tfc_text(new.catalog.to_dict()),
         "root": new.root or None,
         "state": new.state,
+        "dialect": new.dialect or None,
     }
     row = {"id": new.id, "name": new.name, **values}
     return _put(conn, se, (SE_NAMED, {"name": new.name}), CHANGE_SE, row, values)

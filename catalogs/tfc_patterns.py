@@ -6,13 +6,18 @@ import re
 import string
 from collections.abc import Callable, Iterable
 from re import _parser  # type: ignore[attr-defined]
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 NAME_MAX = 1000  # characters of a name that patterns are tried on
 
+#: Where in a name a pattern must fit: anywhere, from its start, or all of it.
+Fit = Literal["search", "match", "fullmatch"]
 Search = Callable[[str], re.Match[str] | None]
 _Item = tuple[str, Any]
 _ONE_CHARACTER = ("ANY", "LITERAL", "NOT_LITERAL", "IN")
+#: The lead of `/+(.*)`.
+SLASHES = "//"
+_FOREVER = int(_parser.MAXREPEAT)
 _PRINTABLE = string.printable[:95]
 _ANYTHING = frozenset(_PRINTABLE.lower())
 
@@ -29,14 +34,22 @@ class Fault(Exception):
 
 
 class Guarded(NamedTuple):
-    """A pattern that may run: `search` finds it anywhere in a name, in `steps` of the engine at worst."""
+    """A pattern that may run: `find` finds it in a name, in `steps` of the engine at worst.
 
-    search: Search
+    `start` is `find` for names it fits from their start; `to_end`: wherever it begins, it takes all the rest.
+    Of a name that begins with `lead`, where it has one, its only group is what comes after that; `SLASHES`
+    stands for one slash or more.
+    """
+
+    find: Search
+    start: Search
     groups: int
     steps: int
+    to_end: bool
+    lead: str | None
 
 
-def guard(name: str, text: str) -> Guarded:
+def guard(name: str, text: str, fit: Fit = "search") -> Guarded:
     """The pattern, ready to run; `name` is its attribute. Raises Fault for one that can run away."""
     if "[:" in text:
         raise Fault(f"{name} {text!r} uses a POSIX class", r"write \d, \w or a range")
@@ -44,17 +57,55 @@ def guard(name: str, text: str) -> Guarded:
         if text.count("(") > 99:
             raise ValueError("more than 99 groups")
         pattern = re.compile(text, re.ASCII)
-        items = _flat(_parser.parse(text, re.ASCII))
+        parsed = _parser.parse(text, re.ASCII)
+        items = _flat(parsed)
     except (re.error, ValueError, OverflowError, RecursionError, Warning) as error:
         raise Fault(f"{name} {text!r} cannot be read: {error}", "correct the pattern") from None
     if len(items) > 1 and items[-1] == ("AT", _parser.AT_END) and _is_dot_star(items[-2]):
         items.pop()  # `.*$` always succeeds, like `.*`
-    anchored = _is_anchored(text, items)
+    anchored = fit != "search" or _is_anchored(text, items)
+    if fit == "fullmatch":
+        items.append(("AT", _parser.AT_END))
     try:
         steps = _steps(items, 0) * (1 if anchored else _places(items)) + NAME_MAX
     except Fault as fault:
         raise Fault(f"{name} {text!r} {fault.what}", fault.cure) from None
-    return Guarded(pattern.match if anchored else pattern.search, pattern.groups, steps)
+    start = pattern.fullmatch if fit == "fullmatch" else pattern.match
+    find = start if anchored else pattern.search
+    lead = _lead(list(parsed)) if pattern.flags == re.ASCII else None
+    return Guarded(find, start, pattern.groups, steps, _takes_the_rest(list(parsed)), lead)
+
+
+def _lead(parsed: list[Any]) -> str | None:
+    """The text in front of a pattern's last and only wildcard, `(.*)`; None where there is more to it."""
+    if parsed and parsed[0] == (_parser.AT, _parser.AT_BEGINNING):
+        parsed = parsed[1:]
+    if parsed and parsed[-1] == (_parser.AT, _parser.AT_END):
+        parsed = parsed[:-1]
+    if not parsed or str(parsed[-1][0]) != "SUBPATTERN" or parsed[-1][1][0] != 1:
+        return None
+    inside = _flat(parsed[-1][1][3])
+    if len(inside) != 1 or not _is_dot_star(inside[0]) or not _takes_the_rest(parsed):
+        return None
+    front = _flat(parsed[:-1])
+    greedy = [str(code) for code, _ in parsed[:1]] == ["MAX_REPEAT"]
+    slashes = greedy and front[0][1] == (1, _FOREVER, [("LITERAL", ord("/"))])
+    letters = front[1:] if slashes else front
+    if inside[0][1][0] or any(name != "LITERAL" for name, _ in letters):
+        return None
+    text = "".join(chr(value) for _, value in letters)
+    if slashes:
+        return None if text[:1] == "/" else f"/{text}" if text else SLASHES
+    return None if text == SLASHES else text
+
+
+def _takes_the_rest(parsed: list[Any]) -> bool:
+    """Whether the pattern ends with a greedy `.*` or `.+`, perhaps in a group, so that it fits to the end."""
+    if parsed and parsed[-1] == (_parser.AT, _parser.AT_END):
+        parsed = parsed[:-1]
+    while parsed and str(parsed[-1][0]) == "SUBPATTERN":
+        parsed = list(parsed[-1][1][3])
+    return bool(parsed) and str(parsed[-1][0]) == "MAX_REPEAT" and _is_dot_star(_flat(parsed[-1:])[0])
 
 
 def _is_anchored(text: str, items: list[_Item]) -> bool:

@@ -11,7 +11,8 @@ from xml.sax.saxutils import quoteattr
 from defusedxml.common import DefusedXmlException
 from defusedxml.expatreader import create_parser
 
-from catalogs.tfc import KINDS, TrivialCatalog
+from catalogs.tfc import TrivialCatalog
+from catalogs.tfc_rules import KINDS, Dialect
 from gridcore.errors import UsageError
 
 TEXT_MAX = 1_000_000  # bytes of a storage.xml
@@ -30,7 +31,9 @@ def to_xml(catalog: TrivialCatalog) -> str:
     return "\n".join([*lines, "</storage-mapping>\n"])
 
 
-def parse_storage_xml(text: str | bytes, *, source: str, strict: bool = True) -> TrivialCatalog:
+def parse_storage_xml(
+    text: str | bytes, *, source: str, dialect: Dialect = Dialect.PHEDEX, strict: bool = True
+) -> TrivialCatalog:
     """The catalogue in a storage.xml, its top element <storage-mapping>, alone or inside a <phedex> answer.
 
     Raises UsageError naming the source, the line or rule, and the cure; with `strict=False` faulty rules are
@@ -47,7 +50,7 @@ def parse_storage_xml(text: str | bytes, *, source: str, strict: bool = True) ->
     except (SAXException, ValueError, LookupError) as error:  # defusedxml's refusals are ValueErrors
         line = parser.getLineNumber()
         raise UsageError(f"{source}: line {line}: {_trouble(error)}", hint=_HINT) from error
-    return TrivialCatalog.from_dict(reader.rules, source=source, strict=strict)
+    return TrivialCatalog.from_dict(reader.rules, source=source, dialect=dialect, strict=strict)
 
 
 def _trouble(error: Exception) -> str:

@@ -141,6 +141,7 @@ def _put_ses(unit: Unit, items: Sequence[StorageItem]) -> None:
             protocol=item.protocol,
             tfc=item.tfc,
             root=item.root,
+            dialect=item.dialect,
             state=_state(item),
         )
         sites.put_se(unit.conn, new)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from catalogs.states import Switch
+from catalogs.tfc_rules import Dialect
 from gridcore.errors import GridError, UsageError
 from gridcore.identity import Role
 from gridcore.ids import check_label, check_site
@@ -86,11 +87,15 @@ class SiteSetDocument(Document):
 
 
 class StorageDocument(Document):
+    """`storage` is a storage.xml or storage.json; `volume` chooses within the latter."""
+
     name: SeName
     site: SiteName
     kind: Literal["disk", "tape"] = "disk"
     protocol: Annotated[Name, StringConstraints(max_length=30)] = "local"
     storage: str
+    volume: Text | None = None
+    dialect: Dialect = Dialect.PHEDEX
     root: str | None = None
     transit_bytes: Bytes = 0
     state: Switch | None = None

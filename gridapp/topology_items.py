@@ -38,7 +38,9 @@ class SiteSetItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageItem:
-    """A storage element: `tfc` are its rules as JSON, `transit_bytes` its space for passing copies."""
+    """A storage element: `tfc` are its rules as JSON, `dialect` how they are read, None for the first way;
+    `transit_bytes` is its space for passing copies.
+    """
 
     name: str
     site: str
@@ -47,6 +49,7 @@ class StorageItem:
     tfc: str
     root: str | None
     transit_bytes: int
+    dialect: str | None = None
     state: Switch | None = None
 
 

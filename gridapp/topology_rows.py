@@ -101,6 +101,7 @@ def _storage_item(one: StorageElement, site: str, transit_bytes: int) -> Storage
         tfc=one.tfc,
         root=one.root,
         transit_bytes=transit_bytes,
+        dialect=one.dialect,
         state=one.state,
     )
 

@@ -1,7 +1,7 @@
-"""Storage elements as a directory describes them: its storage.xml files, read and told apart.
+"""Storage elements as a directory describes them: its storage.xml and storage.json files, read, told apart.
 
-In the rules of a storage.xml and in `root`, `${TIERFLOW_DIR}` stands for the installation's directory. It is
-filled in rule by rule once the XML is read, escaped as a pattern or a result needs it.
+In the rules of these and in `root`, `${TIERFLOW_DIR}` stands for the directory of the installation, filled in
+rule by rule once the file is read, escaped as a pattern or a result needs it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from catalogs.sites import tfc_text
+from catalogs.storage_json import parse_storage_json
 from catalogs.tfc import TrivialCatalog
+from catalogs.tfc_examples import quoted
+from catalogs.tfc_rules import Dialect, dialect_of
 from catalogs.tfc_xml import TEXT_MAX, parse_storage_xml
+from gridapp.topology_documents import StorageDocument
 from gridapp.topology_files import Files, Placed, each, refer, unique
 from gridapp.topology_items import StorageItem
 from gridcore.errors import NotFound, UsageError
@@ -32,12 +36,9 @@ def _as_pattern(value: str) -> str:
     return re.escape(value).replace("[:", r"[\:")
 
 
-#: How a value is escaped in the attributes of a rule that may name variables.
-_ESCAPES: dict[str, Callable[[str], str]] = {
-    "path-match": _as_pattern,
-    "destination-match": _as_pattern,
-    "result": lambda value: re.sub(r"([\\$])", r"\\\1", value),
-}
+#: What may name variables, in a storage.xml and in a storage.json.
+_PATTERNS = ("path-match", "destination-match", "lfn")
+_RESULTS = ("result", "pfn")
 
 
 def storage_elements(
@@ -55,11 +56,12 @@ def _storage(
 ) -> Iterator[Placed[StorageItem]]:
     for where, one in each(files, "se"):
         refer(f"{where}.site", "site", one.site, sites)
-        catalog = _catalog(_inside(directory, one.storage, f"{where}.storage"), variables)
+        catalog = _catalog(_inside(directory, one.storage, f"{where}.storage"), variables, one, where)
         refer(f"{where}.protocol", f"lfn-to-pfn rule in {one.storage} for", one.protocol, catalog.protocols())
-        values = one.model_dump(exclude={"storage", "root"})
+        values = one.model_dump(exclude={"storage", "volume", "dialect", "root"})
         root = None if one.root is None else _root(one.root, variables, f"{where}.root")
-        yield where, StorageItem(**values, root=root, tfc=tfc_text(catalog.to_dict()))
+        dialect = None if one.dialect is Dialect.PHEDEX else str(one.dialect)
+        yield where, StorageItem(**values, root=root, dialect=dialect, tfc=tfc_text(catalog.to_dict()))
 
 
 def _check_apart(placed: Iterable[Placed[StorageItem]]) -> None:
@@ -67,7 +69,8 @@ def _check_apart(placed: Iterable[Placed[StorageItem]]) -> None:
     would delete the other."""
     taken: dict[str, str] = {}
     for where, one in placed:
-        catalog = TrivialCatalog.from_dict(json.loads(one.tfc), source=one.name)
+        dialect = dialect_of(one.dialect, one.name)
+        catalog = TrivialCatalog.from_dict(json.loads(one.tfc), source=one.name, dialect=dialect)
         for lfn in _PROBES:
             with suppress(NotFound):
                 pfn = catalog.pfn(lfn, one.protocol).pfn
@@ -86,31 +89,74 @@ def _inside(directory: Path, name: str, where: str) -> Path:
     return directory / path
 
 
-def _catalog(path: Path, variables: Mapping[str, str]) -> TrivialCatalog:
-    """The catalogue in a storage.xml with its variables filled in."""
+def _catalog(path: Path, variables: Mapping[str, str], one: StorageDocument, where: str) -> TrivialCatalog:
+    if one.volume is not None and path.suffix != ".json":
+        raise UsageError(f"{where}.volume: a storage.xml has no volumes", hint="leave it out")
+    return read_catalog(path, variables, dialect=one.dialect, site=one.site, volume=one.volume, rse=one.name)
+
+
+def read_catalog(
+    path: Path,
+    variables: Mapping[str, str],
+    *,
+    dialect: Dialect = Dialect.PHEDEX,
+    site: str | None = None,
+    volume: str | None = None,
+    rse: str | None = None,
+    strict: bool = True,
+) -> TrivialCatalog:
+    """The catalogue in a storage.xml or storage.json with its variables filled in.
+
+    `site`, `volume` and `rse` choose within a storage.json. Raises UsageError; with `strict=False` faulty
+    rules are left for `lint` to list.
+    """
+    text, source = _bytes(path), str(path)
+    if path.suffix == ".json":
+        return parse_storage_json(
+            text,
+            source=source,
+            site=site,
+            volume=volume,
+            rse=rse,
+            dialect=dialect,
+            fill=lambda key, value, where: _filled(value, variables, where, _escape(key, dialect)),
+            strict=strict,
+        )
+    raw = parse_storage_xml(text, source=source, strict=False).to_dict()
+    rules = {
+        kind: [
+            _rule_filled(rule, variables, f"{path}: {kind} rule {number}", dialect)
+            for number, rule in enumerate(listed, 1)
+        ]
+        for kind, listed in raw.items()
+    }
+    return TrivialCatalog.from_dict(rules, source=source, dialect=dialect, strict=strict)
+
+
+def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise UsageError(f"{path}: there is no such file", hint="write it, or correct the key storage")
         if path.stat().st_size > TEXT_MAX:
             raise UsageError(f"{path} is larger than {TEXT_MAX} bytes", hint="use fewer rules")
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="check its permissions") from None
-    raw = parse_storage_xml(text, source=str(path), strict=False).to_dict()
-    rules = {
-        kind: [
-            _rule_filled(rule, variables, f"{path}: {kind} rule {number}")
-            for number, rule in enumerate(listed, 1)
-        ]
-        for kind, listed in raw.items()
-    }
-    return TrivialCatalog.from_dict(rules, source=str(path))
 
 
-def _rule_filled(rule: Mapping[str, str], variables: Mapping[str, str], where: str) -> dict[str, str]:
+def _escape(key: str, dialect: Dialect) -> Callable[[str], str]:
+    """How a value is escaped in an attribute of a rule, or under a key of a storage.json."""
+    if key in _PATTERNS:
+        return _as_pattern
+    return quoted if key in _RESULTS and dialect is Dialect.PHEDEX else str
+
+
+def _rule_filled(
+    rule: Mapping[str, str], variables: Mapping[str, str], where: str, dialect: Dialect
+) -> dict[str, str]:
     filled = {
-        name: _filled(rule[name], variables, f"{where}: {name}", escape)
-        for name, escape in _ESCAPES.items()
+        name: _filled(rule[name], variables, f"{where}: {name}", _escape(name, dialect))
+        for name in (*_PATTERNS, *_RESULTS)
         if name in rule
     }
     return {**rule, **filled}

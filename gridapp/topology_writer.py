@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.tfc import TrivialCatalog
+from catalogs.tfc_rules import dialect_of
 from catalogs.tfc_xml import to_xml
 from gridapp.topology_files import GRID_FILE, topology_files
 from gridapp.topology_items import (
@@ -35,10 +36,7 @@ def write_topology(topology: Topology, directory: Path) -> list[Path]:
         raise UsageError(
             f"{directory} holds another topology: {', '.join(others)}", hint="name an empty directory"
         )
-    texts = {
-        directory / _catalog_path(name): to_xml(TrivialCatalog.from_dict(json.loads(one.tfc), source=name))
-        for name, one in topology.se.items()
-    }
+    texts = {directory / _catalog_path(name): to_xml(_catalog(one)) for name, one in topology.se.items()}
     texts[directory / GRID_FILE] = to_toml(topology)
     try:
         (directory / _CATALOGS).mkdir(parents=True, exist_ok=True)
@@ -86,6 +84,11 @@ def document_of(item: Item) -> dict[str, Any]:
         case RetryItem():
             values = {**asdict(item.rule), "bigger": item.rule.bigger or "none"}
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _catalog(one: StorageItem) -> TrivialCatalog:
+    read = dialect_of(one.dialect, one.name)
+    return TrivialCatalog.from_dict(json.loads(one.tfc), source=one.name, dialect=read)
 
 
 def _catalog_path(name: str) -> str:

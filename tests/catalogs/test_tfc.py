@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.tfc import Rule, TrivialCatalog
+from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_lint import SAMPLE_LFNS, lint
+from catalogs.tfc_rules import Rule
 from catalogs.tfc_xml import parse_storage_xml, to_xml
 from gridcore.errors import NotFound, UsageError
 

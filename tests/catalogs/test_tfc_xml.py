@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from catalogs.tfc import Rule, TrivialCatalog
+from catalogs.tfc import TrivialCatalog
+from catalogs.tfc_rules import Rule
 from catalogs.tfc_xml import parse_storage_xml, to_xml
 from gridcore.errors import UsageError
 
