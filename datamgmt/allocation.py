@@ -1,20 +1,27 @@
-"""Allocation: the block replicas that the subscriptions want, against what is wanted and held already."""
+"""Allocation: the block replicas that the subscriptions want, against what is wanted and held. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from datamgmt.reasons import Reason
 
 ReplicaKey = tuple[int, int]
 """(block id, SE id)."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """The standing wish to have every closed block of a dataset at an SE; higher priority goes first."""
+    """The wish to have closed blocks of a dataset at an SE; higher priority goes first.
+
+    block_id: the one block; 0 for all there are and will be. after, until: only those made after, and up to,
+    a moment (static ones end when they were made). move: other copies go once this one is complete. account:
+    whose quota of space it takes; None for nobody's.
+    """
 
     id: int
     dataset_id: int
@@ -22,12 +29,30 @@ class Subscription:
     custodial: bool = False
     priority: int = 0
     suspended: bool = False
+    block_id: int = 0
+    after: datetime | None = None
+    until: datetime | None = None
+    move: bool = False
+    account: str | None = None
+
+    def covers(self, block: ClosedBlock) -> bool:
+        """Whether it asks for the block."""
+        return (
+            self.dataset_id == block.dataset_id
+            and self.block_id in (0, block.id)
+            and (self.after is None or block.created_at > self.after)
+            and (self.until is None or block.created_at <= self.until)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedBlock:
+    """`bytes` are what a replica takes of a quota."""
+
     id: int
     dataset_id: int
+    bytes: int = 0
+    created_at: datetime = _LONG_AGO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,57 +87,129 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row that is not added yet: its block has `size` bytes and the account has `free`."""
+
+    wanted: Wanted
+    account: str
+    size: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
-    """The changes to make, each list in key order; all empty where nothing is to be done."""
+    """The changes to make, each list in key order, and what waits for room in a quota, in the order it is to
+    get it. The first three are empty where nothing is to be done."""
 
     add: list[Wanted]
     change: list[Wanted]
     drop: list[Drop]
+    waiting: list[Waiting] = field(default_factory=list)
 
 
 def allocate(
-    subscriptions: Iterable[Subscription], closed_blocks: Iterable[ClosedBlock], existing: Existing
+    subscriptions: Iterable[Subscription],
+    closed_blocks: Iterable[ClosedBlock],
+    existing: Existing,
+    room: Mapping[str, int] | None = None,
 ) -> Allocation:
     """The changes that make the wanted rows what the subscriptions ask for.
 
-    A suspended subscription adds nothing and keeps what it had. Applying the result and asking again
-    gives no change.
+    room: bytes left by account, beyond what is held and wanted; an account that is not named has no limit. A
+    suspended subscription adds nothing and keeps what it had. Applying the result and asking again gives no
+    change.
     """
     asked = _asked(subscriptions, closed_blocks)
-    add: list[Wanted] = []
+    new: list[_New] = []
     change: list[Wanted] = []
-    for key, askers in sorted(asked.items()):
+    for key, (block, askers) in sorted(asked.items()):
         if key in existing.complete:
             continue
         now = existing.wanted.get(key)
         active = [asker for asker in askers if not asker.suspended]
         if active and now != (row := _wanted(key, active)):
-            (change if now else add).append(row)
+            if now:
+                change.append(row)
+            else:
+                new.append(_New(row, _loudest(active).account, block.bytes))
+    add, waiting = _admitted(new, room or {})
     drop = [
         Drop(key, Reason.COMPLETE if key in existing.complete else Reason.UNSUBSCRIBED)
         for key in sorted(existing.wanted)
         if key in existing.complete or key not in asked
     ]
-    return Allocation(add, change, drop)
+    return Allocation(add, change, drop, waiting)
+
+
+def movable(
+    move: Subscription,
+    closed_blocks: Collection[ClosedBlock],
+    subscriptions: Iterable[Subscription],
+    complete: Set[ReplicaKey],
+    kept: Set[ReplicaKey] = frozenset(),
+) -> list[ReplicaKey]:
+    """The copies elsewhere that a finished move lets go, in key order; none until all it asks for is complete
+    at its target.
+
+    subscriptions: the live ones, whoever's; what any of them asks for stays, suspended or not. kept: copies
+    that stay anyhow, custodial ones for one.
+    """
+    moved = [block for block in closed_blocks if move.covers(block)]
+    if not move.move or any((block.id, move.se_id) not in complete for block in moved):
+        return []
+    ids = {block.id for block in moved}
+    asked = _asked(subscriptions, moved).keys()
+    return sorted(key for key in complete - kept - asked if key[0] in ids and key[1] != move.se_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    wanted: Wanted
+    account: str | None
+    size: int
+
+
+def _admitted(new: Sequence[_New], room: Mapping[str, int]) -> tuple[list[Wanted], list[Waiting]]:
+    """Of each account those from the front that fit, so that small blocks do not keep a large one out."""
+    free, full = dict(room), set[str]()
+    add: list[Wanted] = []
+    waiting: list[Waiting] = []
+    for one in sorted(
+        new, key=lambda one: (-one.wanted.priority, one.wanted.subscription_id, one.wanted.key)
+    ):
+        if one.account is None or one.account not in free:
+            add.append(one.wanted)
+        elif one.account in full or one.size > free[one.account]:
+            full.add(one.account)
+            waiting.append(Waiting(one.wanted, one.account, one.size, free[one.account]))
+        else:
+            free[one.account] -= one.size
+            add.append(one.wanted)
+    return sorted(add, key=lambda row: row.key), waiting
 
 
 def _asked(
     subscriptions: Iterable[Subscription], closed_blocks: Iterable[ClosedBlock]
-) -> dict[ReplicaKey, list[Subscription]]:
+) -> dict[ReplicaKey, tuple[ClosedBlock, list[Subscription]]]:
     """Who asks for each block at each SE."""
     by_dataset: dict[int, list[Subscription]] = defaultdict(list)
     for subscription in subscriptions:
         by_dataset[subscription.dataset_id].append(subscription)
-    asked: dict[ReplicaKey, list[Subscription]] = defaultdict(list)
+    asked: dict[ReplicaKey, tuple[ClosedBlock, list[Subscription]]] = {}
     for block in closed_blocks:
         for subscription in by_dataset[block.dataset_id]:
-            asked[block.id, subscription.se_id].append(subscription)
+            if subscription.covers(block):
+                asked.setdefault((block.id, subscription.se_id), (block, []))[1].append(subscription)
     return asked
+
+
+def _loudest(askers: Iterable[Subscription]) -> Subscription:
+    return min(askers, key=lambda asker: (-asker.priority, asker.id))
 
 
 def _wanted(key: ReplicaKey, askers: list[Subscription]) -> Wanted:
     """One row for several subscriptions: the highest priority, custodial if any of them is."""
-    loudest = min(askers, key=lambda asker: (-asker.priority, asker.id))
+    loudest = _loudest(askers)
     return Wanted(
         block_id=key[0],
         se_id=key[1],

@@ -6,17 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from zlib import crc32
 
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
 from datamgmt.allocation import ReplicaKey
-from datamgmt.links import Phase, cost, phase
+from datamgmt.links import Phase, is_forced, phase, price
 from datamgmt.linkstates import LinkView, Load, Policies
+from datamgmt.planning import BlockDest, Decision, Window, plan
 from datamgmt.reasons import Reason
-from datamgmt.routing import BlockDest, Decision, LinkCost, LinkKey, plan
+from datamgmt.routing import LinkCost, LinkKey
 
 #: Space of a storage element that declares no limit for transit copies.
 UNLIMITED = 1 << 62
+#: Parameters that move all the time: a word that differs in them alone is no news.
+_FIGURES = frozenset(("free", "bytes", "days"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +35,26 @@ class Word:
     params: Mapping[str, object]
     valid_until: datetime | None = None
 
+    @property
+    def moving(self) -> bool:
+        """Whether hops of its route are made; a slow path is known and not taken."""
+        return bool(self.path) and self.code != Reason.SLOW_PATH
+
     def says_as(self, other: Word) -> bool:
-        """Whether both say the same, for whatever time."""
-        mine = self.src, self.path, self.code, dict(self.params)
-        return mine == (other.src, other.path, other.code, dict(other.params))
+        """Whether both say the same, for whatever time and with whatever figures."""
+        if (self.src, self.path, self.code) != (other.src, other.path, other.code):
+            return False
+        return self.params == other.params or _facts(self.params) == _facts(other.params)
+
+
+def _facts(params: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in params.items() if key not in _FIGURES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dest:
-    """A wanted replica; `transit_for` is set for one that only passes through."""
+    """A wanted replica; `transit_for` is set for one that only passes through. progressed: something of it
+    has been queued or has arrived since it was decided."""
 
     block_id: int
     se_id: int
@@ -51,6 +66,9 @@ class Dest:
     word: Word
     decided_at: datetime
     created_at: datetime
+    progressed: bool = False
+    attempts: int = 0
+    failing_since: datetime | None = None
 
     @property
     def key(self) -> ReplicaKey:
@@ -61,7 +79,11 @@ class Dest:
 class View:
     """What the router sees. `replicas` by block, with those of transit copies nobody asks for; `sizes` in
     bytes of their blocks; `spoilt`: replicas with missing or bad files; `failed`: by block, when a hop was
-    given up; `limits`: bytes an SE holds in transit at most."""
+    given up; `limits`: bytes an SE holds in transit at most.
+
+    due: the wanted replicas to plan; None for all that wait, whose route has expired or is broken. Of the
+    blocks of those that are due, all rows are in view; `under_way` counts the bytes routed of other blocks.
+    """
 
     dests: Sequence[Dest]
     replicas: Mapping[int, Sequence[ReplicaRow]]
@@ -71,6 +93,8 @@ class View:
     loads: Mapping[LinkKey, Load]
     failed: Mapping[int, Mapping[LinkKey, datetime]]
     limits: Mapping[int, int]
+    due: Collection[ReplicaKey] | None = None
+    under_way: Mapping[Window, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,8 @@ class NewTransit:
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What the router changes: words on rows that exist, transit rows to add and to drop, rows of replicas
-    found complete, hops chosen again, replicas to begin and transit replicas to let go."""
+    found complete, hops chosen again, replicas to begin and transit replicas to let go; and until when words
+    that stay hold from now on, of rows that were said to be due."""
 
     words: dict[ReplicaKey, Word] = field(default_factory=dict)
     add: list[NewTransit] = field(default_factory=list)
@@ -94,6 +119,7 @@ class Changes:
     again: set[ReplicaKey] = field(default_factory=set)
     begin: list[Dest] = field(default_factory=list)
     release: list[ReplicaKey] = field(default_factory=list)
+    extend: dict[ReplicaKey, datetime] = field(default_factory=dict)
 
     def of_blocks(self, blocks: Collection[int]) -> Changes:
         """Those that concern these blocks."""
@@ -105,11 +131,12 @@ class Changes:
             {key for key in self.again if key[0] in blocks},
             [one for one in self.begin if one.block_id in blocks],
             [key for key in self.release if key[0] in blocks],
+            {key: until for key, until in self.extend.items() if key[0] in blocks},
         )
 
     def blocks(self) -> list[int]:
         """The blocks they concern, ascending."""
-        keys = {*self.words, *self.drop, *self.complete, *self.again, *self.release}
+        keys = {*self.words, *self.drop, *self.complete, *self.again, *self.release, *self.extend}
         keys |= {one.key for one in self.add} | {one.key for one in self.begin}
         return sorted({key[0] for key in keys})
 
@@ -120,7 +147,7 @@ def decide(view: View, now: datetime, policies: Policies, jitter: Callable[[], f
 
 
 class _Router:
-    """One pass over all wanted replicas."""
+    """One pass over the wanted replicas in view."""
 
     def __init__(self, view: View, now: datetime, policies: Policies) -> None:
         self.view = view
@@ -151,6 +178,8 @@ class _Router:
 
     def _due(self, one: Dest) -> bool:
         """Whether it waits, or its route has expired, broken, or been overtaken by a new replica."""
+        if self.view.due is not None:
+            return one.key in self.view.due
         word = one.word
         if not word.path or word.valid_until is None or word.valid_until <= self.now:
             return True
@@ -168,51 +197,52 @@ class _Router:
         return link is not None and link.enabled and phase(link.state, self.now) is not Phase.PARKED
 
     def _plan(self, due: Sequence[Dest], jitter: Callable[[], float]) -> list[Decision]:
-        wanted = [
-            BlockDest(
-                block_id=one.block_id,
-                dest=one.se_id,
-                size=one.size,
-                priority=one.priority,
-                suspended=one.suspended,
-            )
-            for one in due
-        ]
-        free, counted = self._space({one.key for one in due})
+        keys = {one.key for one in due}
+        free, counted = self._space(keys)
         return plan(
-            wanted,
+            [_wanted(one) for one in due],
             self.sources,
-            self._costs(due),
+            [self._cost(link) for link in self.view.links.values() if link.enabled],
             free,
             self.now,
             jitter,
             arriving=counted,
             excluded={
-                block: {key: at + self.policies.exclusion for key, at in hops.items()}
+                block: {link: self._excluded_until(block, link, at) for link, at in hops.items()}
                 for block, hops in self.view.failed.items()
             },
+            under_way=self._under_way(keys),
+            disabled=[key for key, link in self.view.links.items() if not link.enabled],
             policy=self.policies.routing,
         )
 
-    def _costs(self, due: Sequence[Dest]) -> list[LinkCost]:
-        """Prices for a block of the mean size behind what is queued."""
-        mean = sum(one.size for one in due) // len(due) if due else 0
-        return [
-            LinkCost(
-                key[0],
-                key[1],
-                cost(
-                    link.state,
-                    link.distance,
-                    mean + self.view.loads.get(key, Load()).bytes,
-                    self.now,
-                    self.policies.link,
-                ),
-                link.state.parked_until,
-            )
-            for key, link in sorted(self.view.links.items())
-            if link.enabled
-        ]
+    def _cost(self, link: LinkView) -> LinkCost:
+        """The price behind what is queued."""
+        queued = self.view.loads.get((link.src, link.dst), Load()).bytes
+        asked = price(link.state, link.distance, queued, self.now, self.policies.link, local=link.local)
+        forced = is_forced(link.state, self.now)
+        shut = forced and link.state.forced is Phase.PARKED
+        return LinkCost(
+            link.src,
+            link.dst,
+            asked.seconds,
+            link.state.forced_until if shut else None if forced else link.state.parked_until,
+            asked.rate,
+            shut,
+        )
+
+    def _excluded_until(self, block: int, link: LinkKey, at: datetime) -> datetime:
+        """Once to twice the time, and the same at each look: blocks given up together come back apart."""
+        spread = crc32(f"{block} {link} {at.timestamp()}".encode()) / 2**32
+        return at + self.policies.exclusion * (1 + spread)
+
+    def _under_way(self, due: Collection[ReplicaKey]) -> dict[Window, int]:
+        """Bytes routed by destination and priority, without those to be routed now."""
+        found = defaultdict(int, self.view.under_way)
+        for key, one in self.finals.items():
+            if key not in due and one.word.moving:
+                found[one.se_id, one.priority] += one.size
+        return found
 
     def _space(self, due: Collection[ReplicaKey]) -> tuple[dict[int, int], set[ReplicaKey]]:
         """(bytes left by SE, replicas already counted): transit copies held or wanted take their place, and
@@ -224,7 +254,7 @@ class _Router:
             free[se] = free.get(se, UNLIMITED) - sizes[block]
         counted = held | self.finals.keys()
         for key, one in self.finals.items():
-            if key in due:
+            if key in due or not one.word.moving:
                 continue
             for se in one.word.path[1:-1]:
                 if (one.block_id, se) not in counted:
@@ -248,10 +278,13 @@ class _Router:
             valid_until=decision.valid_until,
         )
         self.words[key] = word
-        if decision.path:
+        if word.moving:
             self.changes.again.update({(key[0], decision.path[1])} & self._given_up(key[0]))
+        same = word.says_as(old)
+        if same and self.view.due is not None:
+            self.changes.extend[key] = decision.valid_until
         # A route planned anew counts from now, even where it is the old one; waiting for the same does not.
-        if word.path or not word.says_as(old):
+        elif word.path or not same:
             self.changes.words[key] = word
 
     def _given_up(self, block: int) -> set[ReplicaKey]:
@@ -266,10 +299,13 @@ class _Router:
             word = _first_hop(self.words[taker.key])
             if key in self.finals:
                 # Wanted for itself but held up there, by suspension for one: the hop is made all the same.
-                if key in self.words and not self.words[key].path:
+                if key in self.words and not self.words[key].moving:
                     self.changes.words.pop(key, None)
+                    self.changes.extend.pop(key, None)
                     if not word.says_as(self.finals[key].word):
                         self.changes.words[key] = word
+                    elif self.view.due is not None and word.valid_until:
+                        self.changes.extend[key] = word.valid_until
                     self.words[key] = word
             elif mine is None:
                 self.changes.add.append(NewTransit(key, word, taker))
@@ -281,7 +317,7 @@ class _Router:
         found: dict[ReplicaKey, list[Dest]] = defaultdict(list)
         for one in sorted(self.finals.values(), key=lambda one: (-one.priority, one.key)):
             word = self.words.get(one.key)
-            if word and len(word.path) > 2:
+            if word and word.moving and len(word.path) > 2:
                 found[one.block_id, word.path[1]].append(one)
         return found
 
@@ -290,8 +326,9 @@ class _Router:
         passed: dict[int, set[int]] = defaultdict(set)
         waiting: set[int] = set()
         for (block, _), word in self.words.items():
-            passed[block].update(word.path)
-            if not word.path:
+            if word.moving:
+                passed[block].update(word.path)
+            else:
                 waiting.add(block)
         since = self.now - self.policies.transit_age
         self.changes.drop.extend(
@@ -316,6 +353,20 @@ class _Router:
             word = self.changes.words.get(key) or self.words.get(key) or one.word
             if word.src is not None and key not in self.copies and key not in dropped:
                 self.changes.begin.append(one)
+
+
+def _wanted(one: Dest) -> BlockDest:
+    return BlockDest(
+        block_id=one.block_id,
+        dest=one.se_id,
+        size=one.size,
+        priority=one.priority,
+        suspended=one.suspended,
+        path=one.word.path if one.progressed and one.word.moving else (),
+        attempts=one.attempts,
+        failing_since=one.failing_since,
+        rested=one.word.code == Reason.ROUTER_SUSPENDED,
+    )
 
 
 def _first_hop(word: Word) -> Word:

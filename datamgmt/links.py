@@ -1,19 +1,20 @@
-"""Links: measured rate, cost, the window of files in flight, and parking after repeated failures. Pure."""
+"""Links: measured rate, cost, window of files in flight, queue, parking after repeated failures. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPolicy:
     """Rates in bytes per second and stream; `hop_s` is the price in seconds of one hop of distance 1.
 
-    A rate older than `rate_memory` is forgotten, so that a link once slow is tried again.
+    A rate older than `rate_memory` is forgotten, so that a link once slow is tried again. The queue of a link
+    holds `queue_ahead` of work, and `queue_max` files at most.
     """
 
     nominal_rate: float = 5e6
@@ -24,15 +25,31 @@ class LinkPolicy:
     cool_off: timedelta = timedelta(minutes=5)
     cool_off_max: timedelta = timedelta(hours=6)
     window_max: int = 20
+    queue_ahead: timedelta = timedelta(minutes=15)
+    queue_max: int = 1000
 
 
 DEFAULT_POLICY = LinkPolicy()
+#: What a link within one place costs beside another: local copies come first.
+LOCAL_SHARE = 1e-3
+
+
+class Phase(StrEnum):
+    """Whether a link may be used."""
+
+    OPEN = "OPEN"
+    PARKED = "PARKED"
+    PROBING = "PROBING"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkState:
     """What is known of one link: `failures` in a row, `parkings` since the last success, and why the
-    window is what it is. `rate` is None until a copy has finished."""
+    window is what it is. `rate` is None until a copy has finished.
+
+    opened_at: since when it has been open after a failure; None where nothing has failed yet, and its window
+    still grows fast. forced: OPEN or PARKED by an operator's word, until a time or for good.
+    """
 
     rate: float | None = None
     measured_at: datetime | None = None
@@ -41,19 +58,25 @@ class LinkState:
     parked_until: datetime | None = None
     window: float = 2.0
     rationale: str = "nothing measured yet"
+    opened_at: datetime | None = None
+    forced: Phase | None = None
+    forced_until: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON has them, moments in ISO form."""
-        fields = asdict(self)
+        """What JSON has of it, moments in ISO form; older code reads that and takes no other fields."""
+        fields = {key: value for key, value in asdict(self).items() if key not in _NOT_IN_JSON}
         return fields | {key: fields[key] and fields[key].isoformat() for key in _MOMENTS}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> LinkState:
+        """The state, as one that has failed before: JSON does not say, and slow growth does no harm."""
         moments = {key: datetime.fromisoformat(fields[key]) for key in _MOMENTS if fields.get(key)}
-        return cls(**{**fields, **moments})
+        return cls(**{**fields, **moments}, opened_at=_ONCE if fields else None)
 
 
 _MOMENTS = ("measured_at", "parked_until")
+_NOT_IN_JSON = ("opened_at", "forced", "forced_until")
+_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +90,16 @@ class Outcome:
     blames_link: bool = True
 
 
-class Phase(StrEnum):
-    """Whether a link may be used."""
-
-    OPEN = "OPEN"
-    PARKED = "PARKED"
-    PROBING = "PROBING"
+def is_forced(state: LinkState, now: datetime) -> bool:
+    """Whether an operator's word holds."""
+    return state.forced is not None and (state.forced_until is None or now < state.forced_until)
 
 
 def phase(state: LinkState, now: datetime) -> Phase:
-    """PARKED until the cool-off is over, PROBING from then until a copy has ended, else OPEN."""
+    """An operator's word; else PARKED until the cool-off is over, PROBING from then until a copy has ended,
+    else OPEN."""
+    if state.forced and is_forced(state, now):
+        return state.forced
     if state.parked_until is None:
         return Phase.OPEN
     return Phase.PARKED if now < state.parked_until else Phase.PROBING
@@ -93,23 +116,70 @@ def window(state: LinkState, now: datetime, policy: LinkPolicy = DEFAULT_POLICY)
             return min(int(state.window), policy.window_max)
 
 
-def cost(
-    state: LinkState, distance: float, size: int, now: datetime, policy: LinkPolicy = DEFAULT_POLICY
-) -> float:
-    """Seconds until `size` bytes (what is queued on the link and what would join) have passed it.
+class Seen(NamedTuple):
+    """What routes over a link were chosen by."""
 
-    Always above zero. Failures do not enter: parking answers them, and a dear link would never be probed.
+    phase: Phase
+    rate: float | None
+
+
+def seen(state: LinkState, now: datetime) -> Seen:
+    """What there is to see of a link now."""
+    return Seen(phase(state, now), state.rate)
+
+
+def stirs(before: Seen, after: Seen) -> bool:
+    """Whether routes over the link are to be planned again: another phase, or rate by over 25 %."""
+    if before.phase is not after.phase or (before.rate is None) is not (after.rate is None):
+        return True
+    return abs((after.rate or 0.0) - (before.rate or 0.0)) > 0.25 * (before.rate or 0.0)
+
+
+def queue_limit(
+    state: LinkState, mean_bytes: float, now: datetime, policy: LinkPolicy = DEFAULT_POLICY
+) -> int:
+    """How many files of about `mean_bytes` may be queued or in flight: work for a while, and never less than
+    two windows, so that a link does not run dry between two looks. None on a parked link, one as a probe."""
+    places = window(state, now, policy)
+    if phase(state, now) is not Phase.OPEN:
+        return places
+    rate = (state.rate or policy.nominal_rate) * places
+    ahead = rate * policy.queue_ahead.total_seconds() / max(mean_bytes, 1.0)
+    return int(min(max(ahead, 2 * places), max(policy.queue_max, places)))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a link costs: seconds for nothing at all, above zero, and bytes per second for what is sent."""
+
+    seconds: float
+    rate: float
+
+
+def price(
+    state: LinkState,
+    distance: float,
+    queued: int,
+    now: datetime,
+    policy: LinkPolicy = DEFAULT_POLICY,
+    *,
+    local: bool = False,
+) -> Price:
+    """The price behind `queued` bytes (of what is on the link already); next to nothing for a local link.
+
+    Failures do not enter: parking answers them, and a dear link would never be probed.
     """
     rate = policy.nominal_rate / max(distance, 1.0)
     if state.rate and state.measured_at and now - state.measured_at <= policy.rate_memory:
         rate = state.rate
-    return policy.hop_s * max(distance, 0.1) + size / rate
+    seconds = policy.hop_s * max(distance, 0.1) + queued / rate
+    return Price(seconds * LOCAL_SHARE, rate / LOCAL_SHARE) if local else Price(seconds, rate)
 
 
 def observe(
     state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy = DEFAULT_POLICY
 ) -> LinkState:
-    """The state after one ended copy."""
+    """The state after one ended copy. What is forced still learns."""
     if outcome.ok:
         return _succeeded(state, outcome, now, policy)
     return _failed(state, now, policy) if outcome.blames_link else state
@@ -117,14 +187,20 @@ def observe(
 
 def _succeeded(state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy) -> LinkState:
     rate = _averaged(state.rate, outcome.bytes / max(outcome.seconds, 1e-3), policy.rate_weight)
-    # One place more per windowful of successes, as in TCP's congestion avoidance.
-    wider = min(state.window + 1 / state.window, float(policy.window_max))
+    # As TCP does: twice the places per windowful of successes until something fails, then one place more.
+    more = 1.0 if state.opened_at is None else 1 / state.window
+    wider = min(state.window + more, float(policy.window_max))
     reopened = "open again after its probe; " if state.parked_until else ""
-    return LinkState(
+    return replace(
+        state,
         rate=rate,
         measured_at=now if outcome.bytes else state.measured_at,
+        failures=0,
+        parkings=0,
+        parked_until=None,
         window=wider,
         rationale=f"{reopened}{int(wider)} in flight: last copy good, {(rate or 0) / 1e6:.3g} MB/s a stream",
+        opened_at=now if state.failures else state.opened_at,
     )
 
 
@@ -142,9 +218,10 @@ def _failed(state: LinkState, now: datetime, policy: LinkPolicy) -> LinkState:
         failures=state.failures + 1,
         window=narrower,
         rationale=f"{int(narrower)} in flight: halved at failure {state.failures + 1} in a row",
+        opened_at=state.opened_at or now,
     )
     # Copies that were in flight when the link was parked end late; they do not lengthen the cool-off.
-    if phase(state, now) is Phase.PARKED:
+    if state.parked_until and now < state.parked_until:
         return replace(failed, rationale=state.rationale)
     return _parked(failed, now, policy) if failed.failures >= policy.park_after else failed
 

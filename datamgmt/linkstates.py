@@ -27,8 +27,8 @@ _ERROR_MAX = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """`exclusion`: how long a hop is left out for a block after its tries are used up; `transit_age`: how
-    long a transit copy that no route passes may wait for one."""
+    """`exclusion`: how long a hop is left out for a block after its tries are used up, and up to twice that;
+    `transit_age`: how long a transit copy that no route passes may wait for one."""
 
     link: LinkPolicy
     retry: RetryPolicy
@@ -50,15 +50,18 @@ def policies(settings: Settings) -> Policies:
         retry=RetryPolicy(
             delay=timedelta(seconds=settings.retry.base_s), delay_max=timedelta(hours=1) * scale
         ),
-        routing=RoutingPolicy(scale=scale),
-        exclusion=timedelta(minutes=15) * scale,
+        routing=RoutingPolicy(
+            scale=scale, streams=min(settings.transfer.window_max, settings.transfer.workers)
+        ),
+        exclusion=timedelta(minutes=45) * scale,
         transit_age=timedelta(days=7) * scale,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkView:
-    """A link and what it has shown; disabled where it, or the storage element at an end, is."""
+    """A link and what it has shown; disabled where it, or the storage element at an end, is. A `local` one
+    costs next to nothing."""
 
     id: int
     src: int
@@ -67,6 +70,7 @@ class LinkView:
     distance: float
     tool: str
     state: LinkState
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

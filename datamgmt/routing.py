@@ -1,40 +1,46 @@
-"""Routing: the cheapest way of each wanted block over the links and its next hop, or why there is none.
-
-Pure. A plan looks only at COMPLETE replicas. Each executed hop adds a source whose remaining cost is strictly
-smaller, so planning again and again ends at the destination.
-"""
+"""Routing: what links cost, and the cheapest loop-free way over them to each storage element. Pure."""
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
 
-from datamgmt.allocation import ReplicaKey
 from datamgmt.reasons import Reason
 
 MAX_HOPS = 6
 LinkKey = tuple[int, int]
 """(source SE id, destination SE id)."""
+NONE: frozenset[LinkKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCost:
-    """An enabled link and its price in seconds, above zero. `parked_until` in the past asks for a probe."""
+    """An enabled link and its price: `cost` in seconds for nothing at all, above zero, and what is sent at
+    `rate` bytes per second.
+
+    `parked_until` in the past asks for a probe; one that is `forced` is shut by an operator until then, or
+    for good.
+    """
 
     src: int
     dst: int
     cost: float
     parked_until: datetime | None = None
+    rate: float = math.inf
+    forced: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.cost < math.inf:
-            raise ValueError(f"link {self.src} -> {self.dst} costs {self.cost}; a cost is finite and above 0")
+        if not (0 < self.cost < math.inf and self.rate > 0):
+            raise ValueError(
+                f"link {self.src} -> {self.dst} costs {self.cost} s at {self.rate} B/s; a cost is finite and "
+                "above 0, and so is a rate above 0"
+            )
 
     @property
     def key(self) -> LinkKey:
@@ -71,252 +77,138 @@ class NoRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockDest:
-    """A wanted replica to be routed; `size` in bytes, higher priority goes first."""
-
-    block_id: int
-    dest: int
-    size: int
-    priority: int = 0
-    suspended: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What is to be done next for one wanted replica: copy from `src` to `hop_dst`, or nothing, and why.
-
-    Good until `valid_until`; a change of the block's replicas or of a link is reason to plan earlier.
-    """
-
-    block_id: int
-    dest: int
-    code: Reason
-    params: Mapping[str, object]
-    valid_until: datetime
-    src: int | None = None
-    hop_dst: int | None = None
-    path: tuple[int, ...] = ()
-    cost: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingPolicy:
-    """`scale` multiplies every validity; a test grid lives faster than a collaboration."""
+    """`scale` multiplies every validity; a test grid lives faster than a collaboration.
+
+    window_bytes: routed and not yet complete, for each destination and priority, at most. A route that takes
+    `slow_after` even by `streams` copies side by side is taken by the share `probe_share` of those that
+    would. One that makes progress is left for a new one that costs less than `leave_below` of it. What has
+    failed for `patience` in more than `attempts_max` tries rests.
+    """
 
     max_hops: int = MAX_HOPS
     scale: float = 1.0
+    window_bytes: int = 10 * 10**12
+    slow_after: timedelta = timedelta(days=3)
+    streams: int = 1
+    probe_share: float = 0.02
+    leave_below: float = 0.75
+    attempts_max: int = 50
+    patience: timedelta = timedelta(days=30)
 
 
 DEFAULT_POLICY = RoutingPolicy()
-# Hours a decision holds and hours of random spread, so that not everything is planned again at once.
-_VALIDITY: Mapping[Reason, tuple[float, float]] = {
-    Reason.ROUTED: (7.0, 3.0),
-    Reason.PROBE: (0.7, 3.0),
-    Reason.NO_PATH: (2.0, 3.0),
-    Reason.NO_SOURCE: (0.0, 3.0),
-    Reason.NO_TRANSIT_SPACE: (0.0, 0.7),
-    Reason.PROBE_UNDER_WAY: (0.0, 0.7),
-    Reason.SUSPENDED: (7.0, 3.0),
-    Reason.COMPLETE: (7.0, 3.0),
-}
 
 
-def tree(dest: int, links: Iterable[LinkCost]) -> dict[int, Branch]:
-    """The cheapest way to `dest` from every SE that reaches it (reverse Dijkstra).
+def size_bin(size: int) -> int:
+    """Bytes rounded to a power of two: blocks of about one size share a tree."""
+    return 1 << round(math.log2(size)) if size > 0 else 0
 
-    Of equal costs the one with fewer hops, then the smaller next SE; the order of `links` does not matter.
-    """
-    incoming: dict[int, list[LinkCost]] = defaultdict(list)
-    for link in links:
-        incoming[link.dst].append(link)
+
+class Graph:
+    """Links by the SE they lead to, priced for a size once, and the trees grown over them so far."""
+
+    def __init__(self, links: Iterable[LinkCost]) -> None:
+        # Sorted, so that the order they come in decides nothing, and by end, as they are walked.
+        self.links = {link.key: link for link in sorted(links, key=lambda link: (link.dst, link.src))}
+        self._incoming: dict[int, dict[int, list[tuple[int, float]]]] = {}
+        self._trees: dict[tuple[int, int, frozenset[LinkKey]], dict[int, Branch]] = {}
+
+    def price(self, link: LinkKey, size: int) -> float:
+        """Seconds that `size` bytes take over a link."""
+        found = self.links[link]
+        return found.cost + size / found.rate
+
+    def leads_to(self, dest: int) -> bool:
+        """Whether any link ends there."""
+        return bool(self._priced(0).get(dest))
+
+    def tree(self, dest: int, size: int = 0, barred: frozenset[LinkKey] = NONE) -> dict[int, Branch]:
+        """The cheapest way to `dest` from every SE that reaches it, for about `size` bytes, kept."""
+        key = dest, size_bin(size), barred
+        found = self._trees.get(key)
+        if found is None:
+            found = self._trees[key] = _grown(dest, self._incoming_for(key[1], barred))
+        return found
+
+    def _incoming_for(self, size: int, barred: frozenset[LinkKey]) -> Mapping[int, list[tuple[int, float]]]:
+        priced = self._priced(size)
+        if not barred:
+            return priced
+        ends = {dst: [one for one in priced.get(dst, ()) if (one[0], dst) not in barred] for _, dst in barred}
+        return {**priced, **ends}
+
+    def _priced(self, size: int) -> dict[int, list[tuple[int, float]]]:
+        if size not in self._incoming:
+            incoming: dict[int, list[tuple[int, float]]] = defaultdict(list)
+            for (src, dst), link in self.links.items():
+                incoming[dst].append((src, link.cost + size / link.rate))
+            self._incoming[size] = dict(incoming)
+        return self._incoming[size]
+
+
+def _grown(dest: int, incoming: Mapping[int, list[tuple[int, float]]]) -> dict[int, Branch]:
+    """Reverse Dijkstra. Of equal costs the one with fewer hops, then the smaller next SE."""
     found: dict[int, Branch] = {}
-    heap = [(Branch(0.0, 0, dest), dest)]
+    cheapest = defaultdict(lambda: math.inf, {dest: 0.0})
+    heap = [(0.0, 0, dest, dest)]
     while heap:
-        branch, se = heapq.heappop(heap)
+        cost, hops, onward, se = heappop(heap)
         if se in found:
             continue
-        found[se] = branch
-        for link in incoming[se]:
-            if link.src not in found:
-                heapq.heappush(heap, (Branch(branch.cost + link.cost, branch.hops + 1, se), link.src))
+        found[se] = Branch(cost, hops, onward)
+        hops += 1
+        for src, price in incoming.get(se, ()):
+            total = cost + price
+            # Equals are kept: hops and next SE choose among them.
+            if total <= cheapest[src] and src not in found:
+                cheapest[src] = total
+                heappush(heap, (total, hops, se, src))
     return found
 
 
+def no_delay(src: int, dst: int) -> float:
+    """Nothing goes before it."""
+    return 0.0
+
+
+def smaller(se: int) -> int:
+    """Of equal sources the smaller id."""
+    return se
+
+
 def route(
-    sources: Collection[int], dest: int, branches: Mapping[int, Branch], max_hops: int = MAX_HOPS
+    sources: Collection[int],
+    dest: int,
+    branches: Mapping[int, Branch],
+    max_hops: int = MAX_HOPS,
+    *,
+    delay: Callable[[int, int], float] = no_delay,
+    tie: Callable[[int], int] = smaller,
 ) -> Route | NoRoute:
-    """The cheapest route from any source, given the destination's tree."""
+    """The cheapest route from any source, given the destination's tree.
+
+    delay: seconds to wait before a first link, from its ends. tie: chooses among sources of equal cost and
+    hops. A route starts at the last source on its way, whatever waits there, and so never leads to a copy
+    that is there already.
+    """
     if not sources:
         return NoRoute(Reason.NO_SOURCE, {"dst": dest})
-    usable = [
-        (branches[se].cost, branches[se].hops, se)
-        for se in sources
-        if se in branches and branches[se].hops <= max_hops
-    ]
+    usable = []
+    for se in sources:
+        branch = branches.get(se)
+        if branch is not None and branch.hops <= max_hops:
+            usable.append((branch.cost + delay(se, branch.next_se), branch.hops, tie(se), se))
     if not usable:
         return NoRoute(Reason.NO_PATH, {"sources": sorted(sources), "dst": dest, "max_hops": max_hops})
-    cost, _, se = min(usable)
+    usable.sort()
+    ways = (Route(_path(se, dest, branches), cost) for cost, _, _, se in usable)
+    return next(way for way in ways if not any(se in sources for se in way.path[1:]))
+
+
+def _path(se: int, dest: int, branches: Mapping[int, Branch]) -> tuple[int, ...]:
     path = [se]
     while se != dest:
         se = branches[se].next_se
         path.append(se)
-    return Route(tuple(path), cost)
-
-
-def plan(
-    wanted: Iterable[BlockDest],
-    sources_by_block: Mapping[int, Collection[int]],
-    links: Iterable[LinkCost],
-    transit_free: Mapping[int, int],
-    now: datetime,
-    jitter: Callable[[], float],
-    *,
-    arriving: Collection[ReplicaKey] = (),
-    excluded: Mapping[int, Mapping[LinkKey, datetime]] | None = None,
-    policy: RoutingPolicy = DEFAULT_POLICY,
-) -> list[Decision]:
-    """One decision for each wanted replica, highest priority first.
-
-    transit_free: bytes an SE may still hold for others, beyond what it holds or expects now; an SE that is
-    not named takes none. arriving: replicas being copied, whose space is counted already. excluded: by
-    block, the hops left out and until when. jitter: a number in [0, 1) at each call.
-    """
-    rows = sorted(wanted, key=lambda row: (-row.priority, row.block_id, row.dest))
-    planner = _Planner(links, transit_free, now, jitter, policy)
-    planner.counted.update(arriving)
-    planner.counted.update((row.block_id, row.dest) for row in rows if not row.suspended)
-    return [
-        planner.decide(row, sources_by_block.get(row.block_id, ()), (excluded or {}).get(row.block_id, {}))
-        for row in rows
-    ]
-
-
-class _Planner:
-    """The books of one plan: trees made so far, transit space left, probes not yet given away."""
-
-    def __init__(
-        self,
-        links: Iterable[LinkCost],
-        transit_free: Mapping[int, int],
-        now: datetime,
-        jitter: Callable[[], float],
-        policy: RoutingPolicy,
-    ) -> None:
-        self.links = tuple(links)
-        self.free = dict(transit_free)
-        self.now = now
-        self.jitter = jitter
-        self.policy = policy
-        self.counted: set[ReplicaKey] = set()
-        parked = {link.key: link.parked_until for link in self.links if link.parked_until}
-        self.parked = {key: until for key, until in parked.items() if until > now}
-        self.probing = parked.keys() - self.parked.keys()
-        self.probes_left = set(self.probing)
-        self.trees: dict[tuple[int, frozenset[LinkKey]], dict[int, Branch]] = {}
-
-    def decide(
-        self, row: BlockDest, sources: Collection[int], excluded: Mapping[LinkKey, datetime]
-    ) -> Decision:
-        if row.dest in sources:
-            return self._refused(row, NoRoute(Reason.COMPLETE, {"dst": row.dest}))
-        if row.suspended:
-            return self._refused(row, NoRoute(Reason.SUSPENDED, {}))
-        barred = {key: until for key, until in excluded.items() if until > self.now}
-        found = self._find(row, sources, barred)
-        if isinstance(found, Route):
-            found = self._no_room(row, found) or found
-        return self._routed(row, found) if isinstance(found, Route) else self._refused(row, found)
-
-    def _find(
-        self, row: BlockDest, sources: Collection[int], barred: Mapping[LinkKey, datetime]
-    ) -> Route | NoRoute:
-        shut = self.parked.keys() | barred.keys()
-        best = self._route(row, sources, shut)
-        if isinstance(best, NoRoute):
-            return self._why_not(row, sources, barred, best)
-        # A link under probation carries one block a plan; the others go round it or wait.
-        if self.probing.intersection(best.links) <= self.probes_left:
-            return best
-        detour = self._route(row, sources, shut | self.probing)
-        return detour if isinstance(detour, Route) else self._why_not(row, sources, barred, detour)
-
-    def _why_not(
-        self, row: BlockDest, sources: Collection[int], barred: Mapping[LinkKey, datetime], refusal: NoRoute
-    ) -> NoRoute:
-        """The refusal itself, or the parked, probed or excluded hop without which there would be a route."""
-        for shut in (barred.keys(), frozenset[LinkKey]()):
-            blocked = self._route(row, sources, shut)
-            if isinstance(blocked, Route):
-                return self._blocked(blocked, barred)
-        return refusal
-
-    def _blocked(self, wished: Route, barred: Mapping[LinkKey, datetime]) -> NoRoute:
-        def refusal(code: Reason, link: LinkKey, until: datetime | None = None) -> NoRoute:
-            params: dict[str, object] = {"link_src": link[0], "link_dst": link[1]}
-            if until:
-                params["until"] = until.isoformat(timespec="seconds")
-            return NoRoute(code, params, until)
-
-        for link in wished.links:
-            if link in barred:
-                return refusal(Reason.HOP_EXCLUDED, link, barred[link])
-            if link in self.parked:
-                return refusal(Reason.LINK_PARKED, link, self.parked[link])
-        probed = next(link for link in wished.links if link in self.probing)
-        return refusal(Reason.PROBE_UNDER_WAY, probed)
-
-    def _route(self, row: BlockDest, sources: Collection[int], shut: Collection[LinkKey]) -> Route | NoRoute:
-        key = row.dest, frozenset(shut)
-        if key not in self.trees:
-            self.trees[key] = tree(row.dest, (link for link in self.links if link.key not in key[1]))
-        return route(sources, row.dest, self.trees[key], self.policy.max_hops)
-
-    def _no_room(self, row: BlockDest, found: Route) -> NoRoute | None:
-        for se in self._transit(row, found):
-            free = self.free.get(se, 0)
-            if free < row.size:
-                return NoRoute(Reason.NO_TRANSIT_SPACE, {"se": se, "free": free, "size": row.size})
-        return None
-
-    def _transit(self, row: BlockDest, found: Route) -> list[int]:
-        """The SEs in between that would hold the block only for others and do not count it yet.
-
-        All of them and not the next alone: a block that starts should be able to arrive.
-        """
-        return [se for se in found.path[1:-1] if (row.block_id, se) not in self.counted]
-
-    def _routed(self, row: BlockDest, found: Route) -> Decision:
-        for se in self._transit(row, found):
-            self.free[se] = self.free.get(se, 0) - row.size
-            self.counted.add((row.block_id, se))
-        probed = [link for link in found.links if link in self.probing]
-        self.probes_left.difference_update(probed)
-        src, hop_dst = found.links[0]
-        code = Reason.PROBE if probed else Reason.ROUTED
-        params: dict[str, object] = {"src": src, "hop_dst": hop_dst, "path": list(found.path)}
-        if probed:
-            params |= {"link_src": probed[0][0], "link_dst": probed[0][1]}
-        return Decision(
-            block_id=row.block_id,
-            dest=row.dest,
-            code=code,
-            params=params,
-            valid_until=self._valid_until(code),
-            src=src,
-            hop_dst=hop_dst,
-            path=found.path,
-            cost=found.cost,
-        )
-
-    def _refused(self, row: BlockDest, refusal: NoRoute) -> Decision:
-        return Decision(
-            block_id=row.block_id,
-            dest=row.dest,
-            code=refusal.code,
-            params=refusal.params,
-            valid_until=refusal.until or self._valid_until(refusal.code),
-        )
-
-    def _valid_until(self, code: Reason) -> datetime:
-        hours, spread = _VALIDITY[code]
-        return self.now + timedelta(hours=(hours + spread * self.jitter()) * self.policy.scale)
+    return tuple(path)

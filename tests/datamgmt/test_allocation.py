@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt.allocation import Allocation, ClosedBlock, Drop, Existing, Subscription, Wanted, allocate
+from datamgmt.allocation import (
+    Allocation,
+    ClosedBlock,
+    Drop,
+    Existing,
+    Subscription,
+    Waiting,
+    Wanted,
+    allocate,
+    movable,
+)
 from datamgmt.reasons import Reason
 
 NOTHING = Existing({}, frozenset())
 
 
-def subscription(id: int = 1, se_id: int = 7, **fields: bool | int) -> Subscription:
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def subscription(id: int = 1, se_id: int = 7, **fields: object) -> Subscription:
     return Subscription(id=id, dataset_id=1, se_id=se_id, **fields)  # type: ignore[arg-type]
 
 
@@ -39,6 +56,7 @@ def applied(existing: Existing, change: Allocation) -> Existing:
 
 
 ids = st.integers(1, 4)
+moments = st.integers(0, 3).map(lambda days: NOW + days * DAY)
 subscriptions = st.lists(
     st.builds(
         Subscription,
@@ -48,12 +66,24 @@ subscriptions = st.lists(
         custodial=st.booleans(),
         priority=st.integers(0, 3),
         suspended=st.booleans(),
+        block_id=st.sampled_from((0, 0, 1, 2)),
+        after=st.none() | moments,
+        until=st.none() | moments,
+        account=st.sampled_from((None, "anna", "top")),
     ),
     unique_by=lambda item: item.id,
 )
 blocks = st.lists(
-    st.builds(ClosedBlock, id=st.integers(1, 9), dataset_id=ids), unique_by=lambda item: item.id
+    st.builds(
+        ClosedBlock,
+        id=st.integers(1, 9),
+        dataset_id=ids,
+        bytes=st.integers(0, 100),
+        created_at=moments,
+    ),
+    unique_by=lambda item: item.id,
 )
+rooms = st.dictionaries(st.sampled_from(("anna", "top")), st.integers(0, 300))
 rows = st.lists(
     st.builds(
         Wanted,
@@ -79,11 +109,72 @@ def test_a_second_allocation_changes_nothing(asked, closed, wanted, complete):
 def test_what_is_wanted_in_the_end(asked, closed, wanted, complete):
     existing = Existing({item.key: item for item in wanted}, complete)
     after = applied(existing, allocate(asked, closed, existing)).wanted.keys()
-    active = {
-        (b.id, s.se_id) for s in asked for b in closed if s.dataset_id == b.dataset_id and not s.suspended
-    }
-    held = {(b.id, s.se_id) for s in asked for b in closed if s.dataset_id == b.dataset_id and s.suspended}
+    active = {(b.id, s.se_id) for s in asked for b in closed if s.covers(b) and not s.suspended}
+    held = {(b.id, s.se_id) for s in asked for b in closed if s.covers(b) and s.suspended}
     assert after == (active | (held & existing.wanted.keys())) - complete
+
+
+@given(subscriptions, blocks, rows, replicas, rooms)
+def test_nothing_is_added_beyond_a_quota_and_asking_again_adds_nothing(asked, closed, wanted, complete, room):
+    existing = Existing({item.key: item for item in wanted}, complete)
+    found = allocate(asked, closed, existing, room)
+    sizes = {one.id: one.bytes for one in closed}
+    account = {one.id: one.account for one in asked}
+    left = dict(room)
+    for new in found.add:
+        if account[new.subscription_id] in left:
+            left[account[new.subscription_id]] -= sizes[new.block_id]
+    assert all(n >= 0 for n in left.values())
+    assert all(one.account in room for one in found.waiting)
+    free = allocate(asked, closed, existing)
+    assert {one.key for one in found.add} | {one.wanted.key for one in found.waiting} == {
+        one.key for one in free.add
+    }
+    assert (found.change, found.drop) == (free.change, free.drop)
+    again = allocate(asked, closed, applied(existing, found), left)
+    assert (again.add, again.change, again.drop) == ([], [], [])
+    assert [one.wanted for one in again.waiting] == [one.wanted for one in found.waiting]
+
+
+def test_what_does_not_fit_keeps_its_place_before_smaller_ones():
+    closed = [ClosedBlock(1, 1, 60), ClosedBlock(2, 1, 60), ClosedBlock(3, 1, 10)]
+    change = allocate([subscription(account="top")], closed, NOTHING, {"top": 100})
+    assert change.add == [row(1)]
+    assert change.waiting == [Waiting(row(2), "top", 60, 40), Waiting(row(3), "top", 10, 40)]
+
+
+def test_the_urgent_get_room_first():
+    asked = [subscription(1, account="top"), subscription(2, se_id=8, priority=5, account="top")]
+    change = allocate(asked, [ClosedBlock(1, 1, 60)], NOTHING, {"top": 100})
+    assert change.add == [row(1, se_id=8, subscription_id=2, priority=5)]
+    assert [one.wanted.key for one in change.waiting] == [(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "blocks"),
+    [
+        ({}, [1, 2, 3]),
+        ({"block_id": 2}, [2]),
+        ({"until": NOW + DAY}, [1, 2]),
+        ({"after": NOW + DAY}, [3]),
+        ({"after": NOW, "until": NOW + DAY}, [2]),
+        ({"block_id": 3, "until": NOW}, []),
+    ],
+)
+def test_one_block_a_fixed_set_or_all_that_come(fields, blocks):
+    closed = [ClosedBlock(n + 1, 1, created_at=NOW + n * DAY) for n in range(3)]
+    assert [one.block_id for one in allocate([subscription(**fields)], closed, NOTHING).add] == blocks
+
+
+def test_a_move_lets_go_what_nobody_else_wants_once_all_has_arrived():
+    closed = [ClosedBlock(1, 1), ClosedBlock(2, 1)]
+    move, other = subscription(1, 7, move=True), subscription(2, 9, block_id=2, suspended=True)
+    held = {(1, 7), (1, 8), (1, 9), (2, 8), (2, 9), (3, 8)}
+    assert movable(move, closed, [move, other], held) == []
+    arrived = held | {(2, 7)}
+    assert movable(move, closed, [move, other], arrived) == [(1, 8), (1, 9), (2, 8)]
+    assert movable(move, closed, [move, other], arrived, {(2, 8)}) == [(1, 8), (1, 9)]
+    assert movable(subscription(1, 7), closed, [], arrived) == []
 
 
 def test_each_closed_block_is_wanted_unless_complete_there():

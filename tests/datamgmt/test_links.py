@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt import subscription_states, transfer_states
-from datamgmt.links import LinkPolicy, LinkState, Outcome, Phase, cost, observe, phase, window
+from datamgmt import deletion_states, subscription_states, transfer_states
+from datamgmt.deletion_states import DeletionState
+from datamgmt.links import (
+    LOCAL_SHARE,
+    LinkPolicy,
+    LinkState,
+    Outcome,
+    Phase,
+    Seen,
+    is_forced,
+    observe,
+    phase,
+    price,
+    queue_limit,
+    seen,
+    stirs,
+    window,
+)
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.transfer_states import RetryPolicy, TransferEvent, TransferState, after_failure
 
@@ -18,6 +35,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = Outcome(ok=True, bytes=10_000_000, seconds=1.0)
 BAD = Outcome(ok=False)
 POLICY = LinkPolicy(cool_off=timedelta(seconds=60), cool_off_max=timedelta(seconds=200), window_max=5)
+
+
+def cost(state, distance, size, now, policy=POLICY):
+    return price(state, distance, size, now, policy).seconds
 
 
 def after(outcomes, state=LinkState(), now=NOW):  # noqa: B008
@@ -63,10 +84,80 @@ def test_a_fault_of_the_file_says_nothing_about_the_link():
 
 
 def test_the_window_grows_slowly_and_halves_at_once():
-    state = LinkState(window=4.0)
+    state = LinkState(window=4.0, opened_at=NOW)
     assert int(after([GOOD] * 4, state).window) == 4
     assert int(after([GOOD] * 5, state).window) == 5
     assert int(after([BAD], state).window) == 2
+
+
+def test_until_something_fails_the_window_doubles_with_each_windowful():
+    policy, state, widths = LinkPolicy(window_max=50), LinkState(), []
+    for _ in range(4):
+        widths.append(int(state.window))
+        for _ in range(widths[-1]):
+            state = observe(state, GOOD, NOW, policy)
+    assert widths == [2, 4, 8, 16]
+    state = observe(observe(state, BAD, NOW, policy), GOOD, NOW, policy)
+    assert (int(state.window), state.opened_at) == (16, NOW)
+
+
+def test_a_state_read_from_json_grows_slowly():
+    read = LinkState.from_json(after([GOOD]).to_json())
+    assert after([GOOD], read).window == pytest.approx(read.window + 1 / read.window)
+    assert LinkState.from_json({}) == LinkState()
+
+
+@pytest.mark.parametrize("until", [None, NOW + timedelta(hours=1)])
+def test_an_operators_word_stands_above_what_is_measured(until):
+    parked = after([BAD, BAD, BAD])
+    opened = replace(parked, forced=Phase.OPEN, forced_until=until)
+    assert (phase(opened, NOW), window(opened, NOW)) == (Phase.OPEN, 1)
+    shut = replace(LinkState(), forced=Phase.PARKED, forced_until=until)
+    assert (phase(shut, NOW), window(shut, NOW), queue_limit(shut, 1e6, NOW)) == (Phase.PARKED, 0, 0)
+    later = NOW + timedelta(hours=1)
+    assert is_forced(shut, later) is (until is None)
+    assert phase(shut, later) is (Phase.PARKED if until is None else Phase.OPEN)
+
+
+def test_the_queue_holds_work_for_a_while_between_its_limits():
+    state = LinkState(rate=1e6, measured_at=NOW, window=10.0)
+    # 15 minutes of ten streams of 1 MB/s.
+    assert queue_limit(state, 30e6, NOW) == 300
+    assert queue_limit(state, 1e3, NOW) == 1000
+    assert queue_limit(state, 1e12, NOW) == 20
+    assert queue_limit(after([BAD, BAD, BAD]), 1e6, NOW + timedelta(seconds=60)) == 1
+
+
+@given(st.floats(1, 1e12), st.floats(1e-3, 1e12), st.floats(1, 20))
+def test_a_queue_feeds_its_window_and_stays_small(mean, rate, width):
+    limit = queue_limit(LinkState(rate=rate, measured_at=NOW, window=width), mean, NOW)
+    assert window(LinkState(window=width), NOW) <= limit <= 1000
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "news"),
+    [
+        (Seen(Phase.OPEN, 4.0), Seen(Phase.OPEN, 5.0), False),
+        (Seen(Phase.OPEN, 4.0), Seen(Phase.OPEN, 5.1), True),
+        (Seen(Phase.OPEN, 4.0), Seen(Phase.OPEN, 2.9), True),
+        (Seen(Phase.OPEN, 4.0), Seen(Phase.PARKED, 4.0), True),
+        (Seen(Phase.OPEN, None), Seen(Phase.OPEN, 4.0), True),
+        (Seen(Phase.OPEN, None), Seen(Phase.OPEN, None), False),
+    ],
+)
+def test_routes_are_planned_again_when_a_link_is_another(before, after, news):
+    assert stirs(before, after) is news
+
+
+def test_what_is_seen_of_a_link_is_its_phase_and_rate():
+    assert seen(after([GOOD]), NOW) == Seen(Phase.OPEN, 1e7)
+    assert seen(after([BAD, BAD, BAD]), NOW) == Seen(Phase.PARKED, None)
+
+
+def test_local_links_come_first():
+    near, far = (price(LinkState(), 1, 10**9, NOW, local=one) for one in (True, False))
+    assert near.seconds == pytest.approx(far.seconds * LOCAL_SHARE)
+    assert near.rate == pytest.approx(far.rate / LOCAL_SHARE)
 
 
 def test_a_lowered_limit_holds_at_once():
@@ -97,7 +188,8 @@ def test_limits_hold_whatever_happens(seen, gaps):
         assert state.parked_until is None or state.parked_until <= now + POLICY.cool_off_max
         assert 0 < cost(state, 1, 10**9, now, POLICY) < float("inf")
         assert state.rationale
-        assert LinkState.from_json(json.loads(json.dumps(state.to_json()))) == state
+        read = LinkState.from_json(json.loads(json.dumps(state.to_json())))
+        assert replace(read, opened_at=state.opened_at) == state
 
 
 def test_cost_prefers_the_measured_rate_and_forgets_old_ones():
@@ -123,7 +215,12 @@ def test_retries_wait_longer_each_time_and_end():
 
 
 @pytest.mark.parametrize(
-    ("module", "states"), [(transfer_states, TransferState), (subscription_states, SubscriptionState)]
+    ("module", "states"),
+    [
+        (transfer_states, TransferState),
+        (subscription_states, SubscriptionState),
+        (deletion_states, DeletionState),
+    ],
 )
 def test_state_tables_reach_every_state_and_explain_it(module, states):
     machine = module.MACHINE
