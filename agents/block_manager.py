@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import ClassVar
@@ -46,11 +45,7 @@ class BlockManager(Agent):
 
     def _close_blocks(self, lease: Lease) -> int:
         def unit(conn: Connection) -> int:
-            now = leases.hold(conn, lease)
-            by_code: dict[str, list[int]] = defaultdict(list)
-            for block_id, code in bookkeeping.due_blocks(conn, now)[:SLICE]:
-                by_code[code].append(block_id)
-            return sum(len(bookkeeping.close_blocks(conn, ids, code, now)) for code, ids in by_code.items())
+            return bookkeeping.close_due(conn, leases.hold(conn, lease), SLICE)
 
         with self.context.database.snapshot() as conn:
             due = bookkeeping.due_blocks(conn, dbnow(conn))

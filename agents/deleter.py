@@ -17,7 +17,8 @@ from catalogs.states import WishKind
 from catalogs.wishes import Wish
 from datamgmt import deletion
 from datamgmt.allocation import ReplicaKey
-from datamgmt.deletion import Doomed, Refusal
+from datamgmt.deletion import Doomed
+from datamgmt.reasons import Reason
 from datamgmt.tools.base import TransferTool
 from gridcore import log, metrics
 from gridcore.bus import Event
@@ -99,7 +100,7 @@ class Deleter(Agent):
             if reason is not None:
                 denied.append((one.id, reason, {}))
             elif error := self._delete_wished(one, storage, counts):
-                later.append((one.id, Refusal.STORAGE_ERROR, {"error": error[:300]}))
+                later.append((one.id, Reason.STORAGE_ERROR, {"error": error[:300]}))
             else:
                 served.append(one.id)
         if due:
@@ -150,7 +151,7 @@ class Deleter(Agent):
 
         def unit(conn: Connection) -> bool:
             leases.hold(conn, lease)
-            return replicas.remove(conn, one.block_id, one.se_id)
+            return bool(replicas.remove_all(conn, [(one.block_id, one.se_id)]))
 
         counts["replicas"] += self.context.database.transaction(unit)
 

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
+import catalogs.recount
+import datamgmt.recount
 from agents.runtime import heartbeats
 from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
@@ -55,7 +57,11 @@ class Janitor(Agent):
             leases.hold(conn, lease)
             return recount.mend(conn, recount.SLOTS)
 
-        return self.context.database.transaction(unit)
+        def data(conn: Connection) -> dict[str, int]:
+            leases.hold(conn, lease)
+            return catalogs.recount.mend(conn) | datamgmt.recount.mend(conn)
+
+        return self.context.database.transaction(unit) | self.context.database.transaction(data)
 
     def prune(self, lease: Lease) -> Counts:
         """Remove events, answers, orders, heartbeats and statistics that are out of date."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce, update
 
+from catalogs import holdings
 from catalogs.states import BlockState, DatasetState
-from catalogs.tables import block, block_history, data_file, dataset, dir_, file_run
-from gridcore.db import insert_rows, lock_rows, outbox
-from gridcore.db.statements import insert_new, run_each, select_in
+from catalogs.tables import IS_OPEN, block, block_history, data_file, dataset, dir_, file_run
+from gridcore.db import bulk, lock_rows, outbox
+from gridcore.db.bulk import Change, New, Same
+from gridcore.db.idlists import within
+from gridcore.db.statements import insert_new, select_in
 from gridcore.db.types import UtcTime
 from gridcore.errors import NotFound, UsageError
 from gridcore.ids import check_dataset, split_lfn
@@ -49,7 +53,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:
-    """A block and its counters."""
+    """A block and its counters; an open one is old enough to be closed at `close_by`."""
 
     id: int
     dataset_id: int
@@ -61,6 +65,7 @@ class BlockRow:
     events: int
     created_at: datetime
     closed_at: datetime | None
+    close_by: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,9 @@ class FileRow:
     events: int | None
     created_at: datetime
 
+
+#: Blocks grow old within a century.
+_AGE_MAX_S = 100 * 365 * 86400.0
 
 # --- statements --------------------------------------------------------------------------------------
 
@@ -102,7 +110,10 @@ _DUE_CODE = case(
     (block.c.bytes >= dataset.c.block_bytes, "bytes"),
     (dataset.c.state == DatasetState.CLOSED, "task end"),
     (
-        type_coerce(block.c.created_at, BigInteger) + dataset.c.block_age_s * 1_000_000
+        func.coalesce(
+            type_coerce(block.c.close_by, BigInteger),
+            type_coerce(block.c.created_at, BigInteger) + dataset.c.block_age_s * 1_000_000,
+        )
         <= bindparam("now", type_=UtcTime),
         "age",
     ),
@@ -110,15 +121,18 @@ _DUE_CODE = case(
 DUE = (
     select(block.c.id, _DUE_CODE.label("code"))
     .join_from(block, dataset)
-    .where(block.c.state == BlockState.OPEN, _DUE_CODE.is_not(None))
+    .where(IS_OPEN, _DUE_CODE.is_not(None))
+    .order_by(block.c.close_by, block.c.id)
+)
+OPEN_BLOCKS = (
+    select(block.c.id, block.c.dataset_id, block.c.origin_se_id, block.c.name, block.c.files)
+    .where(within(block.c.id), IS_OPEN)
     .order_by(block.c.id)
 )
-CLOSE = (
-    update(block)
-    .where(block.c.id == bindparam("block_id"), block.c.state == BlockState.OPEN)
-    .values(state=BlockState.CLOSED, closed_at=bindparam("at"))
-)
-_FILES = select(data_file, dir_.c.path).join_from(data_file, dir_)
+DATASETS_OF = select(block.c.dataset_id).where(within(block.c.id)).distinct()
+UNSETTLE = update(dataset).where(within(dataset.c.id)).values(unsettled=1)
+SETTLE = update(dataset).where(dataset.c.id == bindparam("dataset_id")).values(unsettled=0)
+_FILES = select(data_file, dir_.c.path).join_from(data_file, dir_, dir_.c.id == data_file.c.dir_id)
 FILES_OF_BLOCK = _FILES.where(data_file.c.block_id == bindparam("block_id")).order_by(data_file.c.id)
 FILE_NAMED = _FILES.where(dir_.c.path == bindparam("path"), data_file.c.name == bindparam("name"))
 RUNS = (
@@ -133,9 +147,11 @@ RUNS = (
 
 def create_dataset(conn: Connection, key: int, name: str, policy: BlockPolicy, now: datetime) -> int:
     """The id of the dataset of that name, made if there is none; an existing one keeps its policy."""
+    parts = dict(zip(("prim", "proc", "data_tier"), check_dataset(name).split("/")[1:], strict=True))
     row = {
         "id": key,
-        "name": check_dataset(name),
+        "name": name,
+        **parts,
         "state": DatasetState.OPEN,
         "block_files": policy.files,
         "block_bytes": policy.bytes,
@@ -162,25 +178,73 @@ def _switch(conn: Connection, dataset_id: int, state: DatasetState) -> bool:
     return conn.execute(SWITCH_DATASET, {"dataset_id": dataset_id, "dst": state}).rowcount == 1
 
 
+def unsettle(conn: Connection, dataset_ids: Iterable[int]) -> None:
+    """Have allocation look at these datasets. Takes their locks, which come before those of subscriptions."""
+    lock_rows(conn, dataset, ids := sorted(set(dataset_ids)))
+    conn.execute(UNSETTLE, {"ids": ids})
+
+
+def settle(conn: Connection, dataset_id: int) -> None:
+    """Allocation has looked at the dataset, under its lock."""
+    conn.execute(SETTLE, {"dataset_id": dataset_id})
+
+
 # --- closing -----------------------------------------------------------------------------------------
 
 
 def due_blocks(conn: Connection, now: datetime) -> list[tuple[int, str]]:
-    """(id, code) of the open blocks to close: files | bytes | task end (dataset closed) | age."""
+    """(id, code) of the open blocks to close, the oldest first: files | bytes | task end (dataset closed) |
+    age."""
     return [(row.id, row.code) for row in conn.execute(DUE, {"now": now})]
 
 
 def close_blocks(conn: Connection, ids: Iterable[int], code: str, now: datetime) -> list[int]:
-    """Close those that are open; which they were. Closed blocks are immutable and may be copied."""
-    wanted = sorted(set(ids))
-    lock_rows(conn, block, wanted)
-    done = run_each(conn, CLOSE, [{"block_id": key, "at": now} for key in wanted])
-    closed = [key for key, was_open in zip(wanted, done, strict=True) if was_open]
-    change = {"frm": BlockState.OPEN, "dst": BlockState.CLOSED, "at": now, "code": code}
-    insert_rows(conn, block_history, [{"block_id": key, **change} for key in closed])
-    for row in select_in(conn, BLOCKS, closed):
-        outbox.emit(conn, "block.closed", row.name, {"block_id": row.id, "files": row.files})
-    return closed
+    """Close those that are open; which they were. Closed blocks are immutable and may be copied.
+
+    Locks their datasets, then the blocks; allocation has to look at the datasets.
+    """
+    wanted = {"ids": sorted(set(ids))}
+    lock_rows(conn, dataset, conn.execute(DATASETS_OF, wanted).scalars())
+    lock_rows(conn, block, wanted["ids"])
+    rows = conn.execute(OPEN_BLOCKS, wanted).all()
+    if not rows:
+        return []
+    closed, datasets, origins, *_ = zip(*rows, strict=True)
+    put = {"state": Same(BlockState.CLOSED), "closed_at": Same(now)}
+    change = {
+        "frm": Same(BlockState.OPEN),
+        "dst": Same(BlockState.CLOSED),
+        "at": Same(now),
+        "code": Same(code),
+    }
+    n = Counter(datasets)
+    counted = {"closed_blocks": [n[key] for key in sorted(n)]}
+    writes: list[New | Change] = [
+        Change(dataset, {"id": sorted(n)}, counted, {"unsettled": Same(1)}),
+        Change(block, {"id": closed}, put=put),
+        New(block_history, {"block_id": closed, **change}),
+    ]
+    bulk.write(conn, writes)
+    growth = Counter(zip(datasets, origins, strict=True))
+    holdings.grow(conn, [(*key, 0, more, 0, 0) for key, more in growth.items()])
+    events = [(row.name, {"block_id": row.id, "files": row.files}) for row in rows]
+    outbox.emit_all(conn, "block.closed", events)
+    return list(closed)
+
+
+def close_due(conn: Connection, now: datetime, n: int) -> int:
+    """Close up to `n` blocks that are due; how many. All their datasets are locked before the first block."""
+    by_code: dict[str, list[int]] = defaultdict(list)
+    for block_id, code in due_blocks(conn, now)[:n]:
+        by_code[code].append(block_id)
+    ids = sorted(key for found in by_code.values() for key in found)
+    lock_rows(conn, dataset, conn.execute(DATASETS_OF, {"ids": ids}).scalars())
+    return sum(len(close_blocks(conn, found, code, now)) for code, found in by_code.items())
+
+
+def close_by(opened: datetime, policy: BlockPolicy) -> datetime:
+    """When a block opened then is old enough to be closed."""
+    return opened + timedelta(seconds=min(policy.age_s, _AGE_MAX_S))
 
 
 # --- reading -----------------------------------------------------------------------------------------

@@ -6,8 +6,20 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 
+from catalogs import recount
 from catalogs.states import BlockState, ReplicaState, WishState
-from catalogs.tables import block, block_replica, data_file, dataset, dir_, file_exception, file_run, wish
+from catalogs.tables import (
+    block,
+    block_replica,
+    data_file,
+    dataset,
+    dir_,
+    file_exception,
+    file_parent,
+    file_run,
+    invalid_file,
+    wish,
+)
 from gridcore.db.invariants import Invariant
 
 _IN_FILES = (
@@ -41,6 +53,7 @@ def _held(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists(1).where(block_replica.c.block_id == block.c.id, *conditions).correlate(block)
 
 
+_PARENT = data_file.alias("parent")
 _OPEN = block.c.state == BlockState.OPEN
 _COMPLETE = block_replica.c.state == ReplicaState.COMPLETE
 _AT_ORIGIN = block_replica.c.se_id == block.c.origin_se_id
@@ -56,12 +69,19 @@ INVARIANTS: tuple[Invariant, ...] = (
         "a dataset's counters are the sums of its blocks'",
         _miscounted(dataset, _IN_BLOCKS),
     ),
+    Invariant("closed blocks", "a dataset counts its closed blocks", recount.CLOSED),
+    Invariant(
+        "holdings", "a storage element's holding of a dataset counts its COMPLETE replicas", recount.HOLDINGS
+    ),
+    Invariant("uncounted holding", "what a storage element holds is counted", recount.NEW_HOLDINGS),
+    Invariant("space in use", "a storage element's use is the sum of its replicas", recount.USES),
+    Invariant("uncounted use", "what a storage element holds is counted in its use", recount.NEW_USES),
     Invariant("empty block", "every block has a file", select(block.c.id).where(block.c.files == 0)),
     Invariant(
         "orphaned file",
         "every file belongs to a block and a directory that exist",
         select(data_file.c.id)
-        .outerjoin_from(data_file, block)
+        .outerjoin_from(data_file, block, block.c.id == data_file.c.block_id)
         .outerjoin(dir_, dir_.c.id == data_file.c.dir_id)
         .where(or_(block.c.id.is_(None), dir_.c.id.is_(None))),
     ),
@@ -109,7 +129,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         "file exception",
         "a file is missing or bad only at COMPLETE replicas of its own block",
         select(file_exception.c.block_id, file_exception.c.se_id, file_exception.c.file_id)
-        .join_from(file_exception, data_file)
+        .outerjoin_from(file_exception, data_file, data_file.c.id == file_exception.c.file_id)
         .outerjoin(
             block_replica,
             and_(
@@ -118,7 +138,35 @@ INVARIANTS: tuple[Invariant, ...] = (
                 _COMPLETE,
             ),
         )
-        .where(or_(block_replica.c.se_id.is_(None), data_file.c.block_id != file_exception.c.block_id)),
+        .where(
+            or_(
+                block_replica.c.se_id.is_(None),
+                data_file.c.id.is_(None),
+                data_file.c.block_id != file_exception.c.block_id,
+            )
+        ),
+    ),
+    Invariant(
+        "invalid file",
+        "only a registered file is invalid",
+        select(invalid_file.c.file_id)
+        .outerjoin_from(invalid_file, data_file, data_file.c.id == invalid_file.c.file_id)
+        .where(data_file.c.id.is_(None)),
+    ),
+    Invariant(
+        "orphaned lumi range",
+        "lumi ranges are those of registered files",
+        select(file_run.c.file_id, file_run.c.run)
+        .outerjoin_from(file_run, data_file, data_file.c.id == file_run.c.file_id)
+        .where(data_file.c.id.is_(None)),
+    ),
+    Invariant(
+        "orphaned parent",
+        "files and those they were made from are registered",
+        select(file_parent.c.file_id, file_parent.c.parent_id)
+        .outerjoin_from(file_parent, data_file, data_file.c.id == file_parent.c.file_id)
+        .outerjoin(_PARENT, _PARENT.c.id == file_parent.c.parent_id)
+        .where(or_(data_file.c.id.is_(None), _PARENT.c.id.is_(None))),
     ),
     Invariant(
         "lumi range",

@@ -1,40 +1,64 @@
-"""Replicas: which blocks lie at which storage elements, and the guards that keep the last good copy."""
+"""Replicas: which blocks lie at which storage elements, and the guard that keeps the last good copy.
+
+All by the set: so many replicas, so many statements. A block's lock owns its replicas; counters change in the
+same transaction, after them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select
 
+from catalogs import exceptions, holdings, space
 from catalogs.states import BlockState, ReplicaState
-from catalogs.tables import block, block_replica, data_file, file_exception
-from gridcore.db import insert_rows, lock_rows, outbox
-from gridcore.db.statements import run_many, select_in
+from catalogs.tables import block, block_replica
+from gridcore.db import bulk, lock_rows, outbox
+from gridcore.db.bulk import Change, New, Same
+from gridcore.db.engine import Stale
+from gridcore.db.idlists import within
 from gridcore.errors import Conflict, NotFound
 
-
-class FileFault(StrEnum):
-    """What is wrong with one file of a COMPLETE replica."""
-
-    MISSING = "missing"
-    BAD = "bad"
+#: (block, SE)
+ReplicaKey = tuple[int, int]
 
 
 class Kept(StrEnum):
     """Why a replica is not deleted."""
 
-    LAST = "last good replica"
-    CUSTODIAL = "custodial"
+    LAST = "last complete replica"
+    LAST_OF_FILES = "only good copy of some files"
+    CUSTODIAL = "last custodial replica"
+    IN_USE = "held for others"
     ABSENT = "no such replica"
+
+
+class Begin(NamedTuple):
+    """A replica to be had: only passing through or for itself, one to preserve, on whose account."""
+
+    block_id: int
+    se_id: int
+    transit: bool = False
+    custodial: bool = False
+    group: str | None = None
+
+    @property
+    def key(self) -> ReplicaKey:
+        return self.block_id, self.se_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaRow:
-    """A block at an SE; `hops` counts the WAN transfers it took from the block's origin."""
+    """A block at an SE; `hops` counts the WAN transfers it took from the block's origin.
+
+    `charged` bytes count in the quota of `acct_group`, None for nobody's; at `delete_at` it is to go.
+    """
 
     block_id: int
     se_id: int
@@ -44,47 +68,48 @@ class ReplicaRow:
     custodial: bool
     created_at: datetime
     completed_at: datetime | None
+    acct_group: str | None = None
+    charged: int = 0
+    delete_at: datetime | None = None
+
+    @property
+    def key(self) -> ReplicaKey:
+        return self.block_id, self.se_id
 
 
 @dataclass(frozen=True, slots=True)
-class FileException:
-    """A file that is missing or bad at one SE, though its block is COMPLETE there."""
+class _Block:
+    """What of a block counts where its replicas are counted."""
 
-    block_id: int
-    se_id: int
-    file_id: int
-    kind: FileFault
-    at: datetime
+    id: int
+    name: str
+    dataset_id: int
+    state: BlockState
+    files: int
+    bytes: int
+
+    def use(self, copy: ReplicaRow) -> space.Use:
+        return space.of_replica(copy.state, self.files, self.bytes, transit=copy.transit)
+
+    def growth(self, se_id: int) -> holdings.Growth:
+        closed = int(self.state is BlockState.CLOSED)
+        return self.dataset_id, se_id, 1, closed, self.files, self.bytes
 
 
-_HERE = (block_replica.c.block_id == bindparam("on_block"), block_replica.c.se_id == bindparam("on_se"))
-_ALIVE = block_replica.c.state != ReplicaState.DELETING
-_IN_BLOCKS = block_replica.c.block_id.in_(bindparam("ids", expanding=True))
-
-REPLICAS = select(block_replica).where(_IN_BLOCKS).order_by(block_replica.c.block_id, block_replica.c.se_id)
+REPLICAS = (
+    select(block_replica)
+    .where(within(block_replica.c.block_id))
+    .order_by(block_replica.c.block_id, block_replica.c.se_id)
+)
 COMPLETE_REPLICAS = REPLICAS.where(block_replica.c.state == ReplicaState.COMPLETE)
-REPLICA = select(block_replica).where(*_HERE)
-BLOCK = select(block.c.name, block.c.state).where(block.c.id == bindparam("on_block"))
-COMPLETE = (
-    update(block_replica)
-    .where(*_HERE, block_replica.c.state == ReplicaState.COPYING)
-    .values(state=ReplicaState.COMPLETE, hops=bindparam("new_hops"), completed_at=bindparam("at"))
+BLOCKS = select(*(block.c[name] for name in ("id", "name", "dataset_id", "state", "files", "bytes"))).where(
+    within(block.c.id)
 )
-SET_CUSTODIAL = update(block_replica).where(*_HERE, _ALIVE).values(custodial=bindparam("new_custodial"))
-KEEP = update(block_replica).where(*_HERE, _ALIVE).values(transit=0)
-DELETING = update(block_replica).where(*_HERE, _ALIVE).values(state=ReplicaState.DELETING)
-REMOVE = delete(block_replica).where(*_HERE, block_replica.c.state == ReplicaState.DELETING)
-EXCEPTIONS = (
-    select(file_exception)
-    .where(file_exception.c.block_id.in_(bindparam("ids", expanding=True)))
-    .order_by(file_exception.c.block_id, file_exception.c.se_id, file_exception.c.file_id)
+REMOVE = delete(block_replica).where(
+    within(block_replica.c.block_id),
+    block_replica.c.se_id == bindparam("on_se"),
+    block_replica.c.state == ReplicaState.DELETING,
 )
-FILES_IN_BLOCK = select(data_file.c.id).where(
-    data_file.c.id.in_(bindparam("ids", expanding=True)), data_file.c.block_id == bindparam("on_block")
-)
-_EXCEPTED = (file_exception.c.block_id == bindparam("on_block"), file_exception.c.se_id == bindparam("on_se"))
-CLEAR_EXCEPTION = delete(file_exception).where(*_EXCEPTED, file_exception.c.file_id == bindparam("on_file"))
-CLEAR_EXCEPTIONS = delete(file_exception).where(*_EXCEPTED)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -104,143 +129,263 @@ def _by_block(rows: Iterable[Any]) -> dict[int, list[ReplicaRow]]:
 
 def complete_replicas(conn: Connection, block_ids: Iterable[int]) -> dict[int, list[ReplicaRow]]:
     """{block id: its COMPLETE replicas by SE} of the blocks that have any: what jobs may read."""
-    return _by_block(select_in(conn, COMPLETE_REPLICAS, block_ids))
+    return _by_block(conn.execute(COMPLETE_REPLICAS, {"ids": sorted(set(block_ids))}))
 
 
 def replicas(conn: Connection, block_ids: Iterable[int]) -> dict[int, list[ReplicaRow]]:
     """{block id: its replicas in any state, by SE} of the blocks that have any."""
-    return _by_block(select_in(conn, REPLICAS, block_ids))
+    return _by_block(conn.execute(REPLICAS, {"ids": sorted(set(block_ids))}))
 
 
-def exceptions(conn: Connection, block_ids: Iterable[int]) -> list[FileException]:
-    """The missing and bad files of these blocks, by (block, SE, file)."""
-    rows = select_in(conn, EXCEPTIONS, block_ids)
-    return [FileException(row.block_id, row.se_id, row.file_id, FileFault(row.kind), row.at) for row in rows]
+def _rows(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[ReplicaKey, ReplicaRow]:
+    """Those of the keys that there are, in their order."""
+    wanted = set(keys)
+    found = replicas(conn, {block_id for block_id, _ in wanted})
+    return {one.key: one for rows in found.values() for one in rows if one.key in wanted}
+
+
+def _blocks(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[int, _Block]:
+    rows = conn.execute(BLOCKS, {"ids": sorted({block_id for block_id, _ in keys})})
+    return {row.id: _Block(*row) for row in rows}
 
 
 # --- a replica's life --------------------------------------------------------------------------------
 
 
-def begin(
-    conn: Connection, block_id: int, se_id: int, *, transit: bool, custodial: bool, now: datetime
-) -> ReplicaState:
-    """Have a COPYING replica, made if there is none; the state of the one that is there.
+def begin_all(conn: Connection, wanted: Sequence[Begin], now: datetime) -> dict[ReplicaKey, ReplicaState]:
+    """Have COPYING replicas, made where there are none; the states of those that are there then.
 
     One that was in transit only or not custodial becomes wanted or custodial as asked. DELETING is a refusal:
-    ask again when it is gone. Raises NotFound, Conflict for an open block.
+    ask again when it is gone. The caller holds the blocks' locks. Raises NotFound, Conflict for open blocks.
     """
-    lock_rows(conn, block, [block_id])
-    name, state = _block(conn, block_id)
-    if state is BlockState.OPEN:
-        raise Conflict(f"block {name} is open: it grows at its origin and is copied once it is closed")
-    row = conn.execute(REPLICA, _at(block_id, se_id)).one_or_none()
-    if row is None:
-        flags = {"transit": int(transit), "custodial": int(custodial)}
-        key = {"block_id": block_id, "se_id": se_id}
-        insert_rows(conn, block_replica, [{**key, **flags, "state": ReplicaState.COPYING, "created_at": now}])
-        return ReplicaState.COPYING
-    if not transit:
-        conn.execute(KEEP, _at(block_id, se_id))
-    if custodial:
-        conn.execute(SET_CUSTODIAL, {**_at(block_id, se_id), "new_custodial": 1})
-    return ReplicaState(row.state)
+    asked = _merged(wanted)
+    blocks = _blocks(conn, asked)
+    for block_id, _ in asked:
+        if block_id not in blocks:
+            raise NotFound(f"there is no block with id {block_id}")
+        if blocks[block_id].state is BlockState.OPEN:
+            name = blocks[block_id].name
+            raise Conflict(f"block {name} is open: it grows at its origin and is copied once it is closed")
+    here = _rows(conn, asked)
+    alive = [key for key, one in here.items() if one.state is not ReplicaState.DELETING]
+    new = [one for key, one in asked.items() if key not in here]
+    if new:
+        bulk.write(conn, [_copying(new, now)])
+        arriving = (
+            (
+                one.se_id,
+                space.of_replica(ReplicaState.COPYING, 0, blocks[one.block_id].bytes, transit=one.transit),
+            )
+            for one in new
+        )
+        space.change(conn, space.sums(arriving))
+    _keep(conn, [here[key] for key in alive if not asked[key].transit], blocks)
+    _put_custodial(conn, {key: True for key in alive if asked[key].custodial and not here[key].custodial})
+    return {key: here[key].state if key in here else ReplicaState.COPYING for key in asked}
 
 
-def complete(conn: Connection, block_id: int, se_id: int, hops: int, now: datetime) -> bool:
-    """The last file has arrived, by so many WAN transfers from the origin. False if it was not COPYING."""
-    binds = {**_at(block_id, se_id), "new_hops": hops, "at": now}
-    if not conn.execute(COMPLETE, binds).rowcount:
-        return False
-    _tell(conn, "replica.complete", block_id, se_id)
-    return True
+def _merged(wanted: Iterable[Begin]) -> dict[ReplicaKey, Begin]:
+    """By key, ascending; one asked for twice is in transit only if both say so."""
+    asked: dict[ReplicaKey, Begin] = {}
+    for one in sorted(wanted, key=lambda one: one.key):
+        old = asked.get(one.key, one)
+        both = {"transit": old.transit and one.transit, "custodial": old.custodial or one.custodial}
+        asked[one.key] = one._replace(**both, group=old.group or one.group)
+    return asked
 
 
-def set_custodial(conn: Connection, block_id: int, se_id: int, custodial: bool) -> bool:
-    """Mark the replica as the one to preserve, or not. False if there is none or it is being removed."""
-    lock_rows(conn, block, [block_id])
-    binds = {**_at(block_id, se_id), "new_custodial": int(custodial)}
-    return conn.execute(SET_CUSTODIAL, binds).rowcount == 1
+def _copying(new: Sequence[Begin], now: datetime) -> New:
+    columns: dict[str, Any] = {
+        "block_id": [one.block_id for one in new],
+        "se_id": [one.se_id for one in new],
+        "state": Same(ReplicaState.COPYING),
+        "transit": [int(one.transit) for one in new],
+        "custodial": [int(one.custodial) for one in new],
+        "acct_group": [one.group for one in new],
+        "created_at": Same(now),
+    }
+    return New(block_replica, columns)
 
 
-def keep(conn: Connection, block_id: int, se_id: int) -> bool:
-    """A transit copy is wanted for itself now. False if there is none or it is being removed."""
-    lock_rows(conn, block, [block_id])
-    return conn.execute(KEEP, _at(block_id, se_id)).rowcount == 1
+def complete_all(conn: Connection, se_id: int, done: Mapping[int, int], now: datetime) -> list[int]:
+    """Blocks whose last file has arrived at the SE, with the WAN transfers it took from their origins; those
+    that were COPYING and are COMPLETE now. The caller holds the blocks' locks."""
+    keys = [(block_id, se_id) for block_id in sorted(done)]
+    copies = [one for one in _rows(conn, keys).values() if one.state is ReplicaState.COPYING]
+    if not copies:
+        return []
+    hops = {"hops": [done[one.block_id] for one in copies]}
+    put = {"state": Same(ReplicaState.COMPLETE), **hops, "completed_at": Same(now)}
+    _change(conn, copies, put, {"state": ReplicaState.COPYING})
+    blocks = _blocks(conn, keys)
+    arrived = [replace(one, state=ReplicaState.COMPLETE) for one in copies]
+    holdings.grow(conn, [blocks[one.block_id].growth(se_id) for one in copies])
+    _recount(conn, copies, arrived, blocks)
+    _tell(conn, "replica.complete", copies, blocks)
+    return [one.block_id for one in copies]
 
 
-def mark_deleting(conn: Connection, block_id: int, se_id: int, *, custodial_too: bool = False) -> Kept | None:
-    """Let the replica go, under the block's lock; why not, or None when it is DELETING."""
-    lock_rows(conn, block, [block_id])
-    held = {one.se_id: one for one in replicas(conn, [block_id]).get(block_id, [])}
-    spoilt = {one.se_id for one in exceptions(conn, [block_id])}
-    kept = refusal(held, spoilt, se_id, custodial_too=custodial_too)
-    if kept is None and conn.execute(DELETING, _at(block_id, se_id)).rowcount:
-        conn.execute(CLEAR_EXCEPTIONS, _at(block_id, se_id))
-        _tell(conn, "replica.deleting", block_id, se_id)
+def keep_all(conn: Connection, keys: Collection[ReplicaKey]) -> int:
+    """Transit copies that are wanted for themselves now; how many there were. Locks the blocks."""
+    lock_rows(conn, block, {block_id for block_id, _ in keys})
+    alive = [one for one in _rows(conn, keys).values() if one.state is not ReplicaState.DELETING]
+    return _keep(conn, alive, _blocks(conn, keys))
+
+
+def _keep(conn: Connection, alive: Sequence[ReplicaRow], blocks: Mapping[int, _Block]) -> int:
+    passing = [one for one in alive if one.transit]
+    if passing:
+        _change(conn, passing, {"transit": Same(0)})
+        _recount(conn, passing, [replace(one, transit=False) for one in passing], blocks)
+    return len(passing)
+
+
+def set_custodial_all(conn: Connection, wanted: Mapping[ReplicaKey, bool]) -> int:
+    """Mark replicas as the ones to preserve, or not; how many changed. Locks the blocks."""
+    lock_rows(conn, block, {block_id for block_id, _ in wanted})
+    rows = _rows(conn, wanted)
+    alive = [one for one in rows.values() if one.state is not ReplicaState.DELETING]
+    return _put_custodial(
+        conn, {one.key: wanted[one.key] for one in alive if one.custodial != wanted[one.key]}
+    )
+
+
+def _put_custodial(conn: Connection, changed: Mapping[ReplicaKey, bool]) -> int:
+    if changed:
+        keys = sorted(changed)
+        columns = {"block_id": [key[0] for key in keys], "se_id": [key[1] for key in keys]}
+        bulk.write(
+            conn, [Change(block_replica, columns, put={"custodial": [int(changed[key]) for key in keys]})]
+        )
+    return len(changed)
+
+
+# --- the guard ---------------------------------------------------------------------------------------
+
+
+def mark_deleting_all(
+    conn: Connection,
+    keys: Sequence[ReplicaKey],
+    *,
+    custodial_too: bool = False,
+    held_for: Collection[ReplicaKey] = (),
+) -> dict[ReplicaKey, Kept]:
+    """Let replicas go, under their blocks' locks; those that stay, and why. The others are DELETING.
+
+    They go one after the other: of a block's last two copies the second stays. `held_for` are replicas that
+    others need where they are, as sources of copies under way.
+    """
+    lock_rows(conn, block, {block_id for block_id, _ in keys})
+    block_ids = {block_id for block_id, _ in keys}
+    held = {key: {one.se_id: one for one in rows} for key, rows in replicas(conn, block_ids).items()}
+    faults = exceptions.faults_by_se(conn, block_ids)
+    kept: dict[ReplicaKey, Kept] = {}
+    going: list[ReplicaRow] = []
+    for block_id, se_id in sorted(set(keys)):
+        rows = held.get(block_id, {})
+        leaving = {one.se_id for one in rows.values() if one.delete_at is not None}
+        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custodial_too, leaving=leaving)
+        if why is None and (block_id, se_id) in held_for and rows[se_id].state is not ReplicaState.DELETING:
+            why = Kept.IN_USE
+        if why is not None:
+            kept[block_id, se_id] = why
+        elif rows[se_id].state is not ReplicaState.DELETING:
+            going.append(rows[se_id])
+            rows[se_id] = replace(rows[se_id], state=ReplicaState.DELETING)
+    if going:
+        _let_go(conn, going)
     return kept
 
 
 def refusal(
-    held: Mapping[int, ReplicaRow], spoilt: Collection[int], se_id: int, *, custodial_too: bool
+    held: Mapping[int, ReplicaRow],
+    faults: Mapping[int, AbstractSet[int]],
+    se_id: int,
+    *,
+    custodial_too: bool,
+    leaving: Collection[int] = (),
 ) -> Kept | None:
-    """Why the replica at `se_id` must stay, given a block's replicas by SE; pure.
+    """Why the replica at `se_id` must stay, given a block's replicas and faulty files by SE; pure.
 
-    A COMPLETE one goes only while another COMPLETE one without a missing or bad file (not in `spoilt`) stays.
+    A COMPLETE one goes only while another COMPLETE one stays and each of its good files is good in another.
+    Replicas at SEs that are `leaving` will go themselves: they count for nothing.
     """
     mine = held.get(se_id)
     if mine is None:
         return Kept.ABSENT
     if mine.state is ReplicaState.DELETING:
         return None
-    if mine.custodial and not custodial_too:
+    others = [
+        one
+        for key, one in held.items()
+        if key != se_id and key not in leaving and one.state is ReplicaState.COMPLETE
+    ]
+    if mine.custodial and not custodial_too and not any(one.custodial for one in others):
         return Kept.CUSTODIAL
-    good = {key for key, one in held.items() if one.state is ReplicaState.COMPLETE} - set(spoilt) - {se_id}
-    return Kept.LAST if mine.state is ReplicaState.COMPLETE and not good else None
+    if mine.state is ReplicaState.COPYING:
+        return None
+    if not others:
+        return Kept.LAST
+    nowhere_good = set.intersection(*(set(faults.get(one.se_id, ())) for one in others))
+    return Kept.LAST_OF_FILES if nowhere_good - set(faults.get(se_id, ())) else None
 
 
-def remove(conn: Connection, block_id: int, se_id: int) -> bool:
-    """Forget a replica whose files are gone. False if it was not DELETING."""
-    lock_rows(conn, block, [block_id])
-    return conn.execute(REMOVE, _at(block_id, se_id)).rowcount == 1
+def _let_go(conn: Connection, going: Sequence[ReplicaRow]) -> None:
+    blocks = _blocks(conn, [one.key for one in going])
+    _change(conn, going, {"state": Same(ReplicaState.DELETING), "delete_at": Same(None)})
+    for se_id, block_ids in _by_se(one.key for one in going).items():
+        exceptions.clear_replicas(conn, se_id, block_ids)
+    complete = [one for one in going if one.state is ReplicaState.COMPLETE]
+    holdings.grow(conn, [_negative(blocks[one.block_id].growth(one.se_id)) for one in complete])
+    _recount(conn, going, [replace(one, state=ReplicaState.DELETING) for one in going], blocks)
+    _tell(conn, "replica.deleting", going, blocks)
 
 
-# --- file exceptions ---------------------------------------------------------------------------------
+def remove_all(conn: Connection, keys: Sequence[ReplicaKey]) -> list[ReplicaKey]:
+    """Forget replicas whose files are gone; which of them were DELETING. Locks the blocks."""
+    lock_rows(conn, block, {block_id for block_id, _ in keys})
+    gone = [one for one in _rows(conn, keys).values() if one.state is ReplicaState.DELETING]
+    for se_id, block_ids in _by_se(one.key for one in gone).items():
+        conn.execute(REMOVE, {"on_se": se_id, "ids": block_ids})
+    blocks = _blocks(conn, [one.key for one in gone])
+    _recount(conn, gone, [], blocks)
+    return [one.key for one in gone]
 
 
-def add_exceptions(
-    conn: Connection, block_id: int, se_id: int, faults: Mapping[int, FileFault], now: datetime
-) -> int:
-    """Note files ({file id: fault}) of a COMPLETE replica as missing or bad; how many were not noted before.
-
-    Nothing is noted on a replica that is not COMPLETE, nor for files of other blocks.
-    """
-    lock_rows(conn, block, [block_id])
-    row = conn.execute(REPLICA, _at(block_id, se_id)).one_or_none()
-    if row is None or row.state is not ReplicaState.COMPLETE:
-        return 0
-    noted = {one.file_id for one in exceptions(conn, [block_id]) if one.se_id == se_id}
-    files = {row.id for row in select_in(conn, FILES_IN_BLOCK, faults, {"on_block": block_id})} - noted
-    key = {"block_id": block_id, "se_id": se_id, "at": now}
-    insert_rows(conn, file_exception, [{**key, "file_id": one, "kind": faults[one]} for one in sorted(files)])
-    return len(files)
+def _change(
+    conn: Connection,
+    rows: Sequence[ReplicaRow],
+    put: Mapping[str, Any],
+    only: Mapping[str, Any] | None = None,
+) -> None:
+    """Change rows read under their blocks' locks."""
+    keys = {"block_id": [one.block_id for one in rows], "se_id": [one.se_id for one in rows]}
+    (n,) = bulk.write(conn, [Change(block_replica, keys, put=put, only=only or {})])
+    if n != len(rows):
+        raise Stale("a replica changed though its block was locked")
 
 
-def clear_exceptions(conn: Connection, block_id: int, se_id: int, file_ids: Iterable[int]) -> int:
-    """Files that are well again; how many had been noted."""
-    here = _at(block_id, se_id)
-    return run_many(conn, CLEAR_EXCEPTION, [{**here, "on_file": one} for one in sorted(set(file_ids))])
+def _recount(
+    conn: Connection, old: Sequence[ReplicaRow], new: Sequence[ReplicaRow], blocks: Mapping[int, _Block]
+) -> None:
+    before = [(one.se_id, -blocks[one.block_id].use(one)) for one in old]
+    after = [(one.se_id, blocks[one.block_id].use(one)) for one in new]
+    space.change(conn, space.sums([*before, *after]))
 
 
-def _at(block_id: int, se_id: int) -> dict[str, int]:
-    return {"on_block": block_id, "on_se": se_id}
+def _negative(growth: holdings.Growth) -> holdings.Growth:
+    dataset_id, se_id, blocks, closed, files, size = growth
+    return dataset_id, se_id, -blocks, -closed, -files, -size
 
 
-def _block(conn: Connection, block_id: int) -> tuple[str, BlockState]:
-    row = conn.execute(BLOCK, {"on_block": block_id}).one_or_none()
-    if row is None:
-        raise NotFound(f"there is no block with id {block_id}")
-    return row.name, row.state
+def _by_se(keys: Iterable[ReplicaKey]) -> dict[int, list[int]]:
+    """{SE: blocks}, ascending."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for block_id, se_id in sorted(keys):
+        found[se_id].append(block_id)
+    return dict(sorted(found.items()))
 
 
-def _tell(conn: Connection, kind: str, block_id: int, se_id: int) -> None:
-    outbox.emit(conn, kind, _block(conn, block_id)[0], {"block_id": block_id, "se_id": se_id})
+def _tell(conn: Connection, kind: str, rows: Sequence[ReplicaRow], blocks: Mapping[int, _Block]) -> None:
+    events = [(blocks[one.block_id].name, {"block_id": one.block_id, "se_id": one.se_id}) for one in rows]
+    outbox.emit_all(conn, kind, events)

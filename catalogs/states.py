@@ -21,6 +21,28 @@ class DatasetState(StrEnum):
     CLOSED = "CLOSED"
 
 
+class Access(StrEnum):
+    """What a dataset is good for, by its owner's word."""
+
+    #: For everybody to read.
+    VALID = "VALID"
+    #: Known to be wrong: nobody shall read it.
+    INVALID = "INVALID"
+    #: Something better has taken its place.
+    DEPRECATED = "DEPRECATED"
+    #: Still being made: not for everybody yet.
+    PRODUCTION = "PRODUCTION"
+
+
+class InvalidCode(StrEnum):
+    """Why a registered file is not to be read."""
+
+    #: Its content is wrong, by its owner's word.
+    INVALID = "INVALID"
+    #: No good copy of it is left anywhere.
+    LOST = "LOST"
+
+
 class BlockState(StrEnum):
     """OPEN grows at its origin; CLOSED is immutable and may be copied, and never opens again."""
 

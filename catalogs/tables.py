@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Identity,
@@ -14,11 +17,27 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
-from catalogs.states import BlockState, DatasetState, ReplicaState, Switch, WishKind, WishState
+from catalogs.states import (
+    Access,
+    BlockState,
+    DatasetState,
+    InvalidCode,
+    ReplicaState,
+    Switch,
+    WishKind,
+    WishState,
+)
 from gridcore.db.types import EnumText, Json, Key, count, flag, key, label, metadata, moment
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """For an index of the rows that fulfil it; Oracle indexes all."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 site = Table(
     "site",
@@ -43,6 +62,12 @@ se = Table(
     Column("tfc", Json, nullable=False),
     label("root", 500, nullable=True),
     Column("state", EnumText(Switch), nullable=False),
+    #: What it may hold; null for no limit.
+    Column("space_bytes", BigInteger),
+    #: Files deleted there in an hour, at most; null for no limit of its own.
+    Column("delete_rate", Integer),
+    #: How its rules are read, where not in the first dialect.
+    label("dialect", 10, nullable=True),
     UniqueConstraint("name"),
 )
 
@@ -56,6 +81,11 @@ link = Table(
     Column("distance", Float, nullable=False),
     label("tool", 20),
     label("note", 400, nullable=True),
+    #: Files in flight, and bytes per second, at most; null for what the rules find.
+    Column("window_max", Integer),
+    Column("rate_cap", Float),
+    #: Within one place: costs next to nothing.
+    flag("local"),
     UniqueConstraint("src_se_id", "dst_se_id"),
     CheckConstraint("src_se_id <> dst_se_id", name="not_itself"),
 )
@@ -73,7 +103,81 @@ dataset = Table(
     count("bytes"),
     count("events"),
     moment("created_at", nullable=False),
+    #: The three parts of its name; null where older code has made it.
+    label("prim", 99, nullable=True),
+    label("proc", 99, nullable=True),
+    label("data_tier", 20, nullable=True),
+    Column("access_type", EnumText(Access), nullable=False, server_default=Access.VALID.value),
+    label("description", 1000, nullable=True),
+    label("acct_group", 60, nullable=True),
+    count("closed_blocks"),
+    #: 1 while allocation has to look at it.
+    flag("unsettled", server_default="1"),
     UniqueConstraint("name"),
+    Index("ix_dataset_unsettled", "id", **_where("unsettled = 1")),
+    Index("ix_dataset_data_tier", "data_tier", "prim"),
+    Index("ix_dataset_prim", "prim"),
+)
+
+#: What its owner says of a dataset: a number where it is one, else a text.
+dataset_meta = Table(
+    "dataset_meta",
+    metadata,
+    key("dataset_id", ForeignKey("dataset.id")),
+    label("name", 40),
+    Column("num", Float),
+    label("txt", 200, nullable=True),
+    PrimaryKeyConstraint("dataset_id", "name"),
+    Index("ix_dataset_meta_num", "name", "num"),
+    Index("ix_dataset_meta_txt", "name", "txt"),
+)
+
+#: Which datasets a dataset's files were made from.
+dataset_parent = Table(
+    "dataset_parent",
+    metadata,
+    key("dataset_id", ForeignKey("dataset.id")),
+    key("parent_id", ForeignKey("dataset.id")),
+    PrimaryKeyConstraint("dataset_id", "parent_id"),
+    Index("ix_dataset_parent_parent_id", "parent_id"),
+)
+
+dataset_history = Table(
+    "dataset_history",
+    metadata,
+    Column("seq", Key, Identity(), primary_key=True),
+    key("dataset_id"),
+    moment("at", nullable=False),
+    label("actor", 100),
+    label("change", 40),
+    Column("detail", Json),
+    Index("ix_dataset_history_dataset_id", "dataset_id"),
+)
+
+#: What an SE holds of a dataset: its COMPLETE replicas, and those of them whose block is closed.
+holding = Table(
+    "holding",
+    metadata,
+    key("dataset_id"),
+    key("se_id"),
+    count("blocks"),
+    count("closed"),
+    count("files"),
+    count("bytes"),
+    PrimaryKeyConstraint("dataset_id", "se_id"),
+    Index("ix_holding_se_id", "se_id", "dataset_id"),
+)
+
+#: What an SE holds in all, by the states of its replicas; `transit_bytes` is a part of complete and arriving.
+se_use = Table(
+    "se_use",
+    metadata,
+    key("se_id", primary_key=True),
+    count("files"),
+    count("complete_bytes"),
+    count("arriving_bytes"),
+    count("leaving_bytes"),
+    count("transit_bytes"),
 )
 
 block = Table(
@@ -89,10 +193,16 @@ block = Table(
     count("events"),
     moment("created_at", nullable=False),
     moment("closed_at"),
+    #: When it is old enough to be closed; null where older code has made it.
+    moment("close_by"),
     UniqueConstraint("name"),
     Index("ix_block_dataset_id_state", "dataset_id", "state"),
-    Index("ix_block_state_created_at", "state", "created_at"),
+    Index("ix_block_open", "dataset_id", "origin_se_id", **_where("state = 'OPEN'")),
+    Index("ix_block_close_by", "close_by", **_where("state = 'OPEN'")),
 )
+
+#: In words of the indexes of open blocks, which a bind would keep from being used.
+IS_OPEN: ColumnElement[bool] = block.c.state == literal_column("'OPEN'")
 
 block_history = Table(
     "block_history",
@@ -114,13 +224,14 @@ dir_ = Table(
     UniqueConstraint("path"),
 )
 
-#: A registered file. `file` and `size` are reserved words of Oracle.
+#: A registered file. `file` and `size` are reserved words of Oracle. No foreign keys: two of them more than
+#: halve the speed of registration on PostgreSQL; invariants hold what they would.
 data_file = Table(
     "data_file",
     metadata,
     key("id", primary_key=True),
-    key("block_id", ForeignKey("block.id")),
-    key("dir_id", ForeignKey("dir.id")),
+    key("block_id"),
+    key("dir_id"),
     label("name", 200),
     Column("bytes", BigInteger, nullable=False),
     Column("adler32", BigInteger, nullable=False),
@@ -133,7 +244,7 @@ data_file = Table(
 file_run = Table(
     "file_run",
     metadata,
-    key("file_id", ForeignKey("data_file.id")),
+    key("file_id"),
     Column("run", BigInteger, nullable=False),
     Column("first_lumi", BigInteger, nullable=False),
     Column("last_lumi", BigInteger, nullable=False),
@@ -143,10 +254,47 @@ file_run = Table(
 file_parent = Table(
     "file_parent",
     metadata,
-    key("file_id", ForeignKey("data_file.id")),
-    key("parent_id", ForeignKey("data_file.id")),
+    key("file_id"),
+    key("parent_id"),
     PrimaryKeyConstraint("file_id", "parent_id"),
     Index("ix_file_parent_parent_id", "parent_id"),
+)
+
+#: From the first to the last lumi of a run in a block: which blocks may hold files of a lumi.
+block_run = Table(
+    "block_run",
+    metadata,
+    key("block_id"),
+    Column("run", BigInteger, nullable=False),
+    Column("first_lumi", BigInteger, nullable=False),
+    Column("last_lumi", BigInteger, nullable=False),
+    PrimaryKeyConstraint("block_id", "run"),
+    Index("ix_block_run_run", "run", "block_id"),
+)
+
+#: Files nobody shall read, few among many; `told_at` once the jobs that list it have been.
+invalid_file = Table(
+    "invalid_file",
+    metadata,
+    key("file_id", primary_key=True),
+    Column("code", EnumText(InvalidCode), nullable=False),
+    label("actor", 100),
+    moment("at", nullable=False),
+    moment("told_at"),
+    Index("ix_invalid_file_told_at", "told_at"),
+)
+
+file_history = Table(
+    "file_history",
+    metadata,
+    Column("seq", Key, Identity(), primary_key=True),
+    key("file_id"),
+    key("se_id", nullable=True),
+    moment("at", nullable=False),
+    label("actor", 100),
+    label("change", 40),
+    Column("detail", Json),
+    Index("ix_file_history_file_id", "file_id"),
 )
 
 #: A block at an SE. `hops` counts the WAN transfers it took from the block's origin.
@@ -161,14 +309,15 @@ block_replica = Table(
     Column("hops", Integer, nullable=False, server_default="0"),
     moment("created_at", nullable=False),
     moment("completed_at"),
+    #: Whose quota it is charged to, and the bytes charged; null for nobody's.
+    label("acct_group", 60, nullable=True),
+    count("charged"),
+    #: When it is to go: until then it may be kept after all, and is read, but protects no other copy.
+    moment("delete_at"),
     PrimaryKeyConstraint("block_id", "se_id"),
-    Index("ix_block_replica_se_id_state", "se_id", "state"),
-    Index(
-        "ix_block_replica_transit",
-        "block_id",
-        sqlite_where=text("transit = 1"),
-        postgresql_where=text("transit = 1"),
-    ),
+    Index("ix_block_replica_se_id", "se_id", "block_id"),
+    Index("ix_block_replica_busy", "se_id", "state", **_where("state <> 'COMPLETE'")),
+    Index("ix_block_replica_transit", "block_id", **_where("transit = 1")),
 )
 
 file_exception = Table(
@@ -179,7 +328,10 @@ file_exception = Table(
     key("file_id", ForeignKey("data_file.id")),
     label("kind", 10),
     moment("at", nullable=False),
+    label("note", 200, nullable=True),
+    label("actor", 100, nullable=True),
     PrimaryKeyConstraint("block_id", "se_id", "file_id"),
+    Index("ix_file_exception_se_id", "se_id", "block_id"),
 )
 
 #: Where prodsys and datamgmt meet: one writes what it wants, the other serves it and says why not yet.

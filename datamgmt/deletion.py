@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, exists, or_, select
 
@@ -15,41 +14,20 @@ from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, data_file, dir_
 from datamgmt import transfers
 from datamgmt.allocation import ReplicaKey
-from datamgmt.subscription_states import SubscriptionState
+from datamgmt.reasons import Reason
+from datamgmt.subscription_states import WANTING
 from datamgmt.tables import block_dest, subscription, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db import lock_rows
 from gridcore.errors import UsageError
 from gridcore.ids import check_lfn, split_lfn
 
-
-class Refusal(StrEnum):
-    """Why something is not deleted; each has its sentence in MEANING."""
-
-    LAST_REPLICA = "LAST_REPLICA"
-    CUSTODIAL = "CUSTODIAL"
-    ABSENT = "ABSENT"
-    SOURCE_IN_USE = "SOURCE_IN_USE"
-    SUBSCRIBED = "SUBSCRIBED"
-    REGISTERED = "REGISTERED"
-    NOT_AN_LFN = "NOT_AN_LFN"
-    STORAGE_ERROR = "STORAGE_ERROR"
-
-
-MEANING: Mapping[Refusal, str] = {
-    Refusal.LAST_REPLICA: "It is the last good replica of its block.",
-    Refusal.CUSTODIAL: "It is the custodial replica: the one kept to preserve the data.",
-    Refusal.ABSENT: "There is no such replica.",
-    Refusal.SOURCE_IN_USE: "Files are being copied from it to another storage element.",
-    Refusal.SUBSCRIBED: "A subscription asks for it; it would be copied there again.",
-    Refusal.REGISTERED: "The file belongs to a replica there; delete the replica instead.",
-    Refusal.NOT_AN_LFN: "Only single files, named by their LFN, are deleted on a wish.",
-    Refusal.STORAGE_ERROR: "The storage did not delete it; it is tried again.",
-}
-_KEPT: Mapping[Kept, Refusal] = {
-    Kept.LAST: Refusal.LAST_REPLICA,
-    Kept.CUSTODIAL: Refusal.CUSTODIAL,
-    Kept.ABSENT: Refusal.ABSENT,
+_KEPT: Mapping[Kept, Reason] = {
+    Kept.LAST: Reason.LAST_REPLICA,
+    Kept.LAST_OF_FILES: Reason.LAST_OF_FILES,
+    Kept.IN_USE: Reason.SOURCE_IN_USE,
+    Kept.CUSTODIAL: Reason.LAST_CUSTODIAL,
+    Kept.ABSENT: Reason.ABSENT,
 }
 
 
@@ -68,7 +46,7 @@ SUBSCRIBED = (
     select(subscription.c.id)
     .join_from(block, subscription, subscription.c.dataset_id == block.c.dataset_id)
     .where(block.c.id == bindparam("on_block"), subscription.c.se_id == bindparam("on_se"))
-    .where(subscription.c.state != SubscriptionState.REMOVED)
+    .where(subscription.c.state.in_(WANTING))
 )
 
 
@@ -109,7 +87,7 @@ REGISTERED_AT = (
 
 def delete_replica(
     conn: Connection, block_id: int, se_id: int, now: datetime, *, custodial_too: bool = False
-) -> Refusal | None:
+) -> Reason | None:
     """Let a replica go on somebody's order; None when it is DELETING, else why it stays.
 
     Racing orders for all copies of a block keep one: the block's lock makes them one after the other.
@@ -117,10 +95,11 @@ def delete_replica(
     lock_rows(conn, block, [block_id])
     here = {"on_block": block_id, "on_se": se_id}
     if conn.execute(FED_FROM, here).first():
-        return Refusal.SOURCE_IN_USE
+        return Reason.SOURCE_IN_USE
     if conn.execute(SUBSCRIBED, here).first():
-        return Refusal.SUBSCRIBED
-    return _release(conn, (block_id, se_id), now, custodial_too=custodial_too)
+        return Reason.SUBSCRIBED
+    key = block_id, se_id
+    return _release(conn, [key], now, custodial_too=custodial_too).get(key)
 
 
 def release(
@@ -130,18 +109,16 @@ def release(
 
     The caller has made sure, under the blocks' locks, that no hop starts there. A last good replica stays.
     """
-    lock_rows(conn, block, [key[0] for key in keys])
-    return sum(_release(conn, key, now, custodial_too=custodial_too) is None for key in sorted(keys))
+    return len(keys) - len(_release(conn, keys, now, custodial_too=custodial_too))
 
 
 def _release(
-    conn: Connection, key: ReplicaKey, now: datetime, *, custodial_too: bool = False
-) -> Refusal | None:
-    kept = replicas.mark_deleting(conn, *key, custodial_too=custodial_too)
-    if kept is not None:
-        return _KEPT[kept]
-    transfers.cancel(conn, [key], now)
-    return None
+    conn: Connection, keys: Collection[ReplicaKey], now: datetime, *, custodial_too: bool = False
+) -> dict[ReplicaKey, Reason]:
+    """Those that stay, and why."""
+    kept = replicas.mark_deleting_all(conn, sorted(keys), custodial_too=custodial_too)
+    transfers.cancel(conn, [key for key in keys if key not in kept], now)
+    return {key: _KEPT[why] for key, why in kept.items()}
 
 
 def doomed(conn: Connection, limit: int, after: ReplicaKey = (0, 0)) -> list[Doomed]:
@@ -151,14 +128,14 @@ def doomed(conn: Connection, limit: int, after: ReplicaKey = (0, 0)) -> list[Doo
     return [Doomed(row.block_id, row.se_id, bool(row.custodial)) for row in rows]
 
 
-def refused_wish(conn: Connection, subject_kind: str, subject: str, se_id: int) -> Refusal | None:
+def refused_wish(conn: Connection, subject_kind: str, subject: str, se_id: int) -> Reason | None:
     """Why a delete wish is not served, None where the file may be removed."""
     try:
         lfn = check_lfn(subject) if subject_kind == "lfn" else None
     except UsageError:
         lfn = None
     if lfn is None:
-        return Refusal.NOT_AN_LFN
+        return Reason.NOT_AN_LFN
     path, name = split_lfn(lfn)
     registered = conn.execute(REGISTERED_AT, {"path": path, "name": name, "on_se": se_id}).first()
-    return Refusal.REGISTERED if registered else None
+    return Reason.REGISTERED if registered else None

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
 
-from catalogs import replicas
-from catalogs.bookkeeping import closed_blocks
-from catalogs.replicas import ReplicaRow
+from catalogs import bookkeeping, exceptions, replicas
+from catalogs.bookkeeping import blocks_by_id, closed_blocks
+from catalogs.replicas import Begin, ReplicaRow
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, dataset, se
 from datamgmt import deletion, linkstates, subscriptions, transfers
@@ -18,7 +18,7 @@ from datamgmt.allocation import Allocation, ClosedBlock, Existing, ReplicaKey, S
 from datamgmt.hops import Changes, Dest, NewTransit, View, Word
 from datamgmt.reasons import Reason
 from datamgmt.routing import LinkKey
-from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscription_states import WANTING, SubscriptionState
 from datamgmt.tables import block_dest, subscription
 from gridcore.db import insert_rows, lock_rows
 from gridcore.db.statements import run_many, select_in
@@ -71,7 +71,7 @@ OUTDATED = (
     .distinct()
 )
 ASKERS = select(subscription).where(
-    subscription.c.dataset_id == bindparam("on_dataset"), subscription.c.state != SubscriptionState.REMOVED
+    subscription.c.dataset_id == bindparam("on_dataset"), subscription.c.state.in_(WANTING)
 )
 WANTED = (
     select(block_dest)
@@ -106,7 +106,7 @@ SPEAK = (
     )
 )
 DESTS = (
-    select(block_dest, block.c.bytes, subscription.c.state.label("asker"))
+    select(block_dest, block.c.bytes.label("size"), subscription.c.state.label("asker"))
     .join_from(block_dest, block, block.c.id == block_dest.c.block_id)
     .outerjoin(subscription, subscription.c.id == block_dest.c.subscription_id)
     .order_by(block_dest.c.block_id, block_dest.c.se_id)
@@ -138,16 +138,18 @@ def allocate_dataset(conn: Connection, dataset_id: int, now: datetime) -> int:
     locked = {key[0] for key in _keys(_allocation(conn, dataset_id))}
     locked |= {key[0] for key, _ in _held_for_less(conn, dataset_id)}
     lock_rows(conn, block, locked)
-    found = _allocation(conn, dataset_id)
+    whole = _allocation(conn, dataset_id)
     found = Allocation(
-        [one for one in found.add if one.block_id in locked],
-        [one for one in found.change if one.block_id in locked],
-        [one for one in found.drop if one.key[0] in locked],
+        [one for one in whole.add if one.block_id in locked],
+        [one for one in whole.change if one.block_id in locked],
+        [one for one in whole.drop if one.key[0] in locked],
     )
     _add(conn, found.add, now)
     _change(conn, found.change, now)
     _drop(conn, [(one.key, one.code) for one in found.drop], now)
     kept = _keep(conn, [pair for pair in _held_for_less(conn, dataset_id) if pair[0][0] in locked])
+    if found == whole:
+        bookkeeping.settle(conn, dataset_id)
     return len(_keys(found)) + kept
 
 
@@ -202,12 +204,11 @@ def _held_for_less(conn: Connection, dataset_id: int) -> list[tuple[ReplicaKey, 
 
 
 def _keep(conn: Connection, pairs: Iterable[tuple[ReplicaKey, bool]]) -> int:
-    kept = 0
-    for key, custodial in pairs:
-        kept += replicas.keep(conn, *key)
-        if custodial:
-            replicas.set_custodial(conn, *key, True)
-    return kept
+    wanted = dict(pairs)
+    preserved = replicas.set_custodial_all(
+        conn, {key: True for key, custodial in wanted.items() if custodial}
+    )
+    return replicas.keep_all(conn, list(wanted)) + preserved
 
 
 def _add(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None:
@@ -217,14 +218,19 @@ def _add(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None:
     }
     promoted = [one for one in wanted if one.key in transit]
     run_many(conn, ASK, [_ask(one) for one in promoted])
-    for one in promoted:
-        replicas.keep(conn, *one.key)
-        if one.custodial:
-            replicas.set_custodial(conn, *one.key, True)
+    _keep(conn, [(one.key, one.custodial) for one in promoted])
     transfers.set_priority(conn, {one.key: one.priority for one in promoted}, now)
     stamps = {"code": Reason.ALLOCATED, "params": {}, "decided_at": now, "created_at": now}
-    insert_rows(conn, block_dest, [{**_row(one), **stamps} for one in wanted if one.key not in transit])
+    new = [one for one in wanted if one.key not in transit]
+    sizes = _sizes(conn, [one.block_id for one in new])
+    insert_rows(conn, block_dest, [{**_row(one), **sizes[one.block_id], **stamps} for one in new])
     subscriptions.activate(conn, {one.subscription_id for one in wanted}, now)
+
+
+def _sizes(conn: Connection, block_ids: Iterable[int]) -> dict[int, dict[str, int]]:
+    """By closed block, what a wanted replica of it carries."""
+    found = blocks_by_id(conn, block_ids)
+    return {key: {"bytes": one.bytes, "files": one.files} for key, one in found.items()}
 
 
 def _row(one: Wanted) -> dict[str, Any]:
@@ -244,8 +250,7 @@ def _ask(one: Wanted) -> dict[str, Any]:
 
 def _change(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None:
     run_many(conn, ASK, [_ask(one) for one in wanted])
-    for one in wanted:
-        replicas.set_custodial(conn, *one.key, one.custodial)
+    replicas.set_custodial_all(conn, {one.key: one.custodial for one in wanted})
     transfers.set_priority(conn, {one.key: one.priority for one in wanted}, now)
 
 
@@ -274,7 +279,7 @@ def view(conn: Connection) -> View:
         dests=dests,
         replicas=replicas.replicas(conn, blocks),
         sizes=sizes,
-        spoilt={(one.block_id, one.se_id) for one in replicas.exceptions(conn, blocks)},
+        spoilt={(one.block_id, one.se_id) for one in exceptions.of_blocks(conn, blocks)},
         links=linkstates.views(conn),
         loads=linkstates.loads(conn),
         failed=transfers.failed_hops(conn),
@@ -294,7 +299,7 @@ def _dest(row: Any) -> Dest:
     return Dest(
         block_id=row.block_id,
         se_id=row.se_id,
-        size=row.bytes,
+        size=row.size,
         transit_for=row.transit_for_id,
         custodial=bool(row.custodial),
         priority=row.priority,
@@ -325,7 +330,8 @@ def apply(conn: Connection, changes: Changes, now: datetime) -> int:
         for new in changes.add
         if new.key not in rows.keys() | settled and _has_source(new.key, new.word, complete)
     ]
-    insert_rows(conn, block_dest, [_transit_row(new, now) for new in add])
+    sizes = _sizes(conn, [new.key[0] for new in add])
+    insert_rows(conn, block_dest, [{**_transit_row(new, now), **sizes[new.key[0]]} for new in add])
     begun = _begin(conn, [one for one in changes.begin if one.key in rows], add, now)
     gone = [key for key in changes.drop if rows.get(key)] + [
         key for key in changes.complete if key in complete
@@ -347,11 +353,8 @@ def _in_transit(copy: ReplicaRow | None) -> bool:
 
 
 def _begin(conn: Connection, dests: Collection[Dest], transit: Collection[NewTransit], now: datetime) -> int:
-    for one in dests:
-        passing = one.transit_for is not None
-        replicas.begin(conn, *one.key, transit=passing, custodial=one.custodial, now=now)
-    for new in transit:
-        replicas.begin(conn, *new.key, transit=True, custodial=False, now=now)
+    wanted = [Begin(*one.key, one.transit_for is not None, one.custodial) for one in dests]
+    replicas.begin_all(conn, [*wanted, *(Begin(*new.key, transit=True) for new in transit)], now)
     return len(dests) + len(transit)
 
 

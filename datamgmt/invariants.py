@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, or_, select
 
 from catalogs.states import ReplicaState
-from catalogs.tables import block_replica
+from catalogs.tables import block_replica, data_file, link
+from datamgmt import recount
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, subscription, transfer
+from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db.invariants import Invariant
 
@@ -25,7 +26,12 @@ _WANTED = exists().where(
 )
 _COPYING = _replica_at(ReplicaState.COPYING, transfer.c.block_id, transfer.c.dst_se_id)
 _DELETING = _replica_at(ReplicaState.DELETING, transfer.c.block_id, transfer.c.dst_se_id)
+_COMPLETE = _replica_at(ReplicaState.COMPLETE, transfer.c.block_id, transfer.c.dst_se_id)
 _OTHER = block_replica.alias("other")
+_SAME_ROW = and_(block_dest.c.block_id == transfer.c.block_id, block_dest.c.se_id == transfer.c.dst_se_id)
+_REPAIRED = exists().where(_SAME_ROW, block_dest.c.repair == 1)
+_LINKED = exists().where(link.c.src_se_id == block_dest.c.src_se_id, link.c.dst_se_id == block_dest.c.se_id)
+_COPYING_HERE = block_replica.c.state == ReplicaState.COPYING
 
 INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
@@ -41,7 +47,73 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "done_while_copying",
         "a transfer that is DONE is folded when its replica is complete",
-        select(transfer.c.id).where(transfer.c.state == TransferState.DONE, ~_COPYING),
+        select(transfer.c.id).where(transfer.c.state == TransferState.DONE, ~_COPYING, ~_REPAIRED),
+    ),
+    Invariant(
+        "done_but_missing",
+        "nothing is being copied to a replica that is complete, unless to repair it",
+        select(transfer.c.id).where(_COMPLETE, ~_REPAIRED),
+    ),
+    Invariant(
+        "transfer_of_a_file",
+        "a transfer is of a registered file of its block",
+        select(transfer.c.id)
+        .outerjoin_from(transfer, data_file, data_file.c.id == transfer.c.file_id)
+        .where(or_(data_file.c.id.is_(None), data_file.c.block_id != transfer.c.block_id)),
+    ),
+    Invariant(
+        "broken_route",
+        "a hop under way begins at a complete replica and follows a link",
+        select(block_dest.c.block_id, block_dest.c.se_id).where(
+            block_dest.c.src_se_id.is_not(None),
+            or_(
+                ~_replica_at(ReplicaState.COMPLETE, block_dest.c.block_id, block_dest.c.src_se_id),
+                ~_LINKED,
+            ),
+        ),
+    ),
+    Invariant(
+        "copying_is_wanted",
+        "a replica is copied only while it is wanted",
+        select(block_replica.c.block_id, block_replica.c.se_id)
+        .outerjoin_from(
+            block_replica,
+            block_dest,
+            and_(
+                block_dest.c.block_id == block_replica.c.block_id, block_dest.c.se_id == block_replica.c.se_id
+            ),
+        )
+        .where(_COPYING_HERE, block_dest.c.block_id.is_(None)),
+    ),
+    Invariant(
+        "nothing_left_to_copy",
+        "of a wanted replica all files of which are queued, some are on their way",
+        select(block_dest.c.block_id, block_dest.c.se_id).where(
+            block_dest.c.cursor_id == ALL_QUEUED, ~exists().where(_SAME_ROW)
+        ),
+    ),
+    Invariant(
+        "wanted_size",
+        "a wanted replica has the files and bytes of its block",
+        recount.SIZES,
+    ),
+    Invariant(
+        "wanted_by_somebody",
+        "the subscription a replica is wanted for exists",
+        select(block_dest.c.block_id, block_dest.c.se_id)
+        .outerjoin_from(block_dest, subscription, subscription.c.id == block_dest.c.subscription_id)
+        .where(block_dest.c.subscription_id.is_not(None), subscription.c.id.is_(None)),
+    ),
+    Invariant(
+        "route_of_a_wanted_replica",
+        "transit space is kept only for the routes of wanted replicas",
+        select(route_via.c.block_id, route_via.c.se_id, route_via.c.via_se_id)
+        .outerjoin_from(
+            route_via,
+            block_dest,
+            and_(block_dest.c.block_id == route_via.c.block_id, block_dest.c.se_id == route_via.c.se_id),
+        )
+        .where(block_dest.c.block_id.is_(None)),
     ),
     Invariant(
         "active_is_claimed",
@@ -58,9 +130,10 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "complete_is_not_wanted",
-        "a replica that is complete is wanted no more",
+        "a replica that is complete is wanted no more, unless to repair it",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
-            _replica_at(ReplicaState.COMPLETE, block_dest.c.block_id, block_dest.c.se_id)
+            block_dest.c.repair == 0,
+            _replica_at(ReplicaState.COMPLETE, block_dest.c.block_id, block_dest.c.se_id),
         ),
     ),
     Invariant(
@@ -68,7 +141,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         "a complete subscription has no wanted replica left",
         select(subscription.c.id, block_dest.c.block_id)
         .join_from(subscription, block_dest, block_dest.c.subscription_id == subscription.c.id)
-        .where(subscription.c.state == SubscriptionState.COMPLETE),
+        .where(subscription.c.state == SubscriptionState.COMPLETE, block_dest.c.repair == 0),
     ),
     Invariant(
         "wanted_by_one_side",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, func, select, update
 
+from catalogs import bookkeeping
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, dataset, se
 from datamgmt.reasons import Reason
@@ -202,6 +203,7 @@ def subscribe(
 
     One that is there becomes custodial or more urgent as asked, never less; a removed one begins anew.
     """
+    bookkeeping.unsettle(conn, [dataset_id])
     where = {"on_dataset": dataset_id, "on_se": se_id}
     asked = {"custodial": int(custodial), "priority": priority, "requester": requester, "acct_group": group}
     old = conn.execute(BETWEEN, where).one_or_none()
@@ -257,6 +259,7 @@ def _by_hand(
     actor: str,
     now: datetime,
 ) -> bool:
+    bookkeeping.unsettle(conn, [one(conn, subscription_id).dataset_id])
     state = one(conn, subscription_id).state
     if state not in MACHINE.sources(event):
         return False

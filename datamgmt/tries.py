@@ -272,13 +272,11 @@ def _ended(one: Try) -> Ended:
 
 
 def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> int:
-    completed = 0
-    for row in select_in(conn, ARRIVED, block_ids, {"on_se": se_id}):
-        if replicas.complete(conn, row.id, se_id, row.hops, now):
-            conn.execute(FOLD, _at((row.id, se_id)))
-            conn.execute(WANT_NO_MORE, _at((row.id, se_id)))
-            completed += 1
-    return completed
+    hops = {row.id: row.hops for row in select_in(conn, ARRIVED, block_ids, {"on_se": se_id})}
+    completed = replicas.complete_all(conn, se_id, hops, now)
+    run_many(conn, FOLD, [_at((one, se_id)) for one in completed])
+    run_many(conn, WANT_NO_MORE, [_at((one, se_id)) for one in completed])
+    return len(completed)
 
 
 def open_room(

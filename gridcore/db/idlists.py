@@ -1,4 +1,4 @@
-"""`within(column, ids)`: the rows of many keys by one bind, so that one text and one plan serve any number.
+"""`within(column, ids)` and `names_within`: the rows of many keys, or names, by one bind: one text, one plan.
 
 An IN list with a bind per key is compiled and planned anew for each length; here PostgreSQL gets the text of
 an array, SQLite and Oracle one of JSON.
@@ -6,6 +6,7 @@ an array, SQLite and Oracle one of JSON.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,24 @@ class IdList(TypeDecorator[Iterable[int]]):
         return f"{{{keys}}}" if dialect.name == "postgresql" else f"[{keys}]"
 
 
+class NameList(TypeDecorator[Iterable[str]]):
+    """Names as one value."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Iterable[str] | None, dialect: Dialect) -> str:
+        """The names as the dialect reads them."""
+        if dialect.name != "postgresql":
+            return json.dumps(list(value or ()))
+        return f"{{{','.join(map(_quoted, value or ()))}}}"
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 class Within(FunctionElement[bool]):
     """Whether the first element is among the keys of the second."""
 
@@ -39,9 +58,20 @@ class Within(FunctionElement[bool]):
         return self
 
 
+class NamesWithin(Within):
+    """Whether the first element is among the names of the second."""
+
+    inherit_cache = True
+
+
 def within(column: Column[Any], ids: str = "ids") -> Within:
     """A condition: the column is one of the keys in the bind named `ids`."""
     return Within(column, bindparam(ids, type_=IdList()))
+
+
+def names_within(column: Column[Any], names: str = "names") -> NamesWithin:
+    """A condition: the text column is one of the names in the bind named `names`; none is empty."""
+    return NamesWithin(column, bindparam(names, type_=NameList()))
 
 
 def _parts(element: Within, compiler: Any, options: dict[str, Any]) -> tuple[str, str]:
@@ -65,3 +95,20 @@ def _sqlite(element: Within, compiler: Any, **options: Any) -> str:
 def _oracle(element: Within, compiler: Any, **options: Any) -> str:
     column, keys = _parts(element, compiler, options)
     return f"{column} IN (SELECT k FROM JSON_TABLE({keys}, '$[*]' COLUMNS (k NUMBER(19) PATH '$')))"
+
+
+@compiles(NamesWithin, "postgresql")
+def _postgresql_names(element: NamesWithin, compiler: Any, **options: Any) -> str:
+    column, names = _parts(element, compiler, options)
+    return f"{column} = ANY (CAST({names} AS TEXT[]))"
+
+
+@compiles(NamesWithin, "sqlite")
+def _sqlite_names(element: NamesWithin, compiler: Any, **options: Any) -> str:
+    return _sqlite(element, compiler, **options)
+
+
+@compiles(NamesWithin, "oracle")
+def _oracle_names(element: NamesWithin, compiler: Any, **options: Any) -> str:
+    column, names = _parts(element, compiler, options)
+    return f"{column} IN (SELECT k FROM JSON_TABLE({names}, '$[*]' COLUMNS (k VARCHAR2(4000) PATH '$')))"

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, delete, select, update
 
+from gridcore.db import bulk
+from gridcore.db.bulk import New, Same
 from gridcore.db.engine import dbnow
-from gridcore.db.statements import insert_rows
 from gridcore.tables import outbox
 
 WAITING = (
@@ -40,8 +41,16 @@ class Message:
 
 def emit(conn: Connection, kind: str, subject: str, body: dict[str, Any] | None = None) -> None:
     """Add an event to the transaction."""
-    row = {"kind": kind, "subject": subject, "body": body or {}, "created_at": dbnow(conn)}
-    insert_rows(conn, outbox, [row])
+    emit_all(conn, kind, [(subject, body or {})])
+
+
+def emit_all(conn: Connection, kind: str, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Add events (subject, body) of one kind and one moment, by one statement."""
+    if not events:
+        return
+    subjects, bodies = zip(*events, strict=True)
+    columns = {"kind": Same(kind), "subject": subjects, "body": bodies, "created_at": Same(dbnow(conn))}
+    bulk.write(conn, [New(outbox, columns)])
 
 
 def waiting(conn: Connection, n: int) -> list[Message]:

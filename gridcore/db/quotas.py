@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
 from sqlalchemy import Connection, bindparam, select, update
 
+from gridcore.db.idlists import names_within
+from gridcore.db.statements import lock_rows
 from gridcore.tables import quota
 
 TAKE = (
@@ -16,6 +21,8 @@ GIVE_BACK = (
     .where(quota.c.owner == bindparam("of"), quota.c.used_value >= bindparam("n"))
     .values(used_value=quota.c.used_value - bindparam("n"))
 )
+OWNED = select(quota.c.id).where(names_within(quota.c.owner))
+ROOM = select(quota.c.owner, quota.c.limit_value - quota.c.used_value).where(names_within(quota.c.owner))
 FREE = select(quota.c.owner, quota.c.limit_value - quota.c.used_value)
 
 
@@ -35,3 +42,27 @@ def give_back(conn: Connection, owner: str, n: int) -> bool:
 def free(conn: Connection) -> dict[str, int]:
     """What is left, by owner."""
     return dict(tuple(row) for row in conn.execute(FREE))
+
+
+def room(conn: Connection, owners: Iterable[str]) -> dict[str, int]:
+    """What is left by owner, locked until the transaction ends; below zero where a limit was lowered.
+
+    Owners without a row have no limit and are left out. Quotas are the last rows a transaction locks.
+    """
+    names = {"names": sorted(set(owners))}
+    lock_rows(conn, quota, [row.id for row in conn.execute(OWNED, names)])
+    return dict(tuple(row) for row in conn.execute(ROOM, names))
+
+
+def take_most(conn: Connection, owner: str, sizes: Sequence[int]) -> int:
+    """Take as many of the sizes, from the front, as fit into what is left; how many were taken.
+
+    None is below zero. An owner without a row has no limit: all of them fit, and nothing is counted.
+    """
+    free = room(conn, [owner]).get(owner)
+    if free is None:
+        return len(sizes)
+    sums = [one for one in accumulate(sizes) if one <= free]
+    if sums and sums[-1] and not take(conn, owner, sums[-1]):
+        return 0
+    return len(sums)

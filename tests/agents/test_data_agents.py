@@ -13,11 +13,10 @@ from grids.data_grid import DataGrid, Worker, content
 from sqlalchemy import select, update
 
 from agents import deleter
-from catalogs import bookkeeping, sites
+from catalogs import bookkeeping, recount, sites
 from catalogs.states import ReplicaState, Switch, WishState
 from catalogs.tables import block, block_replica, se
 from datamgmt import linkstates, subscriptions
-from datamgmt.deletion import Refusal
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, link_state, subscription_history, transfer
@@ -286,7 +285,7 @@ def test_a_delete_wish_removes_leftovers_but_nothing_registered(
     )
     start(grid).run()
     assert grid.wish(left)[0] is grid.wish(absent)[0] is WishState.SERVED
-    assert grid.wish(mine) == (WishState.REFUSED, Refusal.REGISTERED)
+    assert grid.wish(mine) == (WishState.REFUSED, Reason.REGISTERED)
     assert set(grid.tool.files) == {grid.pfn("A", grid.lfn(0))}
     silent = grid.wish_away("B", "/store/unmerged/late.root")
     grid.tool.silent.add(f"{grid.root}/B")
@@ -294,7 +293,7 @@ def test_a_delete_wish_removes_leftovers_but_nothing_registered(
     worker = start(grid, "third", ["deleter"])
     worker.take(from_the_dead=True)
     worker.round()
-    assert grid.wish(silent) == (WishState.OPEN, Refusal.STORAGE_ERROR)
+    assert grid.wish(silent) == (WishState.OPEN, Reason.STORAGE_ERROR)
     grid.tool.silent.clear()
     worker.run()
     assert grid.wish(silent)[0] is WishState.SERVED
@@ -312,7 +311,7 @@ def test_a_storage_that_does_not_obey_keeps_no_other_from_its_deletions(
     deleting = {"state": ReplicaState.DELETING, "created_at": grid.clock.now()}
     stuck = [{"block_id": n, "se_id": grid.ids["B"], **deleting} for n in (1, 2, 3)]
     free = {"block_id": 4, "se_id": grid.ids["C"], **deleting}
-    grid.do(lambda conn, _: insert_rows(conn, block_replica, [*stuck, free]))
+    grid.do(lambda conn, _: (insert_rows(conn, block_replica, [*stuck, free]), recount.mend(conn)))
     grid.tool.silent.add(f"{grid.root}/B")
     worker = start(grid, kinds=["deleter"])
     worker.take()

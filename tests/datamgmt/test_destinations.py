@@ -121,7 +121,7 @@ def arrive(grid: DataGrid, name: str) -> None:
     """As the transfer agent does when the last file is there."""
 
     def unit(conn: object, now: datetime) -> None:
-        replicas.complete(conn, 1, grid.ids[name], 1, now)  # type: ignore[arg-type]
+        replicas.complete_all(conn, grid.ids[name], {1: 1}, now)  # type: ignore[arg-type]
         at = {"on_block": 1, "on_se": grid.ids[name]}
         conn.execute(destinations.DROP, at)  # type: ignore[attr-defined]
 
@@ -173,7 +173,7 @@ def test_a_hop_that_was_given_up_is_left_out_and_tried_again(grid: DataGrid) -> 
     changes = decide(grid, replace(view(grid), failed=failed))
     assert (changes.words[1, 2].code, changes.words[1, 2].src) == (Reason.HOP_EXCLUDED, None)
     exclusion = linkstates.policies(grid.settings).exclusion
-    grid.clock.advance(exclusion / timedelta(seconds=1) + 1)
+    grid.clock.advance(2 * exclusion / timedelta(seconds=1) + 1)
     changes = decide(grid, replace(view(grid), failed=failed))
     assert (changes.words[1, 2].src, changes.again) == (1, {(1, 2)})
 

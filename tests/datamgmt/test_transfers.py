@@ -10,6 +10,7 @@ from grids.data_grid import DataGrid
 from sqlalchemy import func, select, update
 
 from catalogs import replicas
+from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
 from datamgmt import destinations, linkstates, transfers, tries
@@ -32,7 +33,7 @@ def grid(database: Database) -> DataGrid:
     grid.produce(4)
     grid.subscribe("B")
     grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
-    grid.do(lambda conn, now: replicas.begin(conn, 1, B, transit=False, custodial=False, now=now))
+    grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, B)], now))
     route(grid, A)
     return grid
 
@@ -84,6 +85,7 @@ def test_nothing_is_queued_for_what_is_wanted_no_more(grid: DataGrid) -> None:
     route(grid, C)
     ids = grid.keys.take("transfer", 4)
     assert grid.do(lambda conn, now: transfers.fill(conn, HOP, files, ids, now)) == 0
+    route(grid, None)
 
 
 def test_a_file_is_claimed_once_and_within_the_room(grid: DataGrid) -> None:
@@ -159,8 +161,8 @@ def test_what_waits_follows_its_block_to_another_source(grid: DataGrid) -> None:
     fill(grid, 3)
     done, failing, _ = claim(grid)
     settle(grid, [good(done), bad(failing)])
-    grid.do(lambda conn, now: replicas.begin(conn, 1, C, transit=False, custodial=False, now=now))
-    grid.do(lambda conn, now: replicas.complete(conn, 1, C, 3, now))
+    grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, C)], now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, C, {1: 3}, now))
     route(grid, C)
     assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 1
     assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 0
@@ -189,7 +191,7 @@ def test_a_dead_agents_claims_are_queued_again_and_its_words_dropped(grid: DataG
 def test_a_cancelled_copy_keeps_its_row_until_its_agent_lets_go(grid: DataGrid) -> None:
     fill(grid, 4)
     (copying,) = claim(grid, 1)
-    grid.do(lambda conn, _: replicas.mark_deleting(conn, 1, B))
+    grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
     grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
     grid.check()
     assert states(grid) == [TransferState.CANCELLED]
@@ -200,7 +202,7 @@ def test_a_cancelled_copy_keeps_its_row_until_its_agent_lets_go(grid: DataGrid) 
 def test_a_takeover_forgets_cancelled_copies(grid: DataGrid) -> None:
     fill(grid, 1)
     claim(grid)
-    grid.do(lambda conn, _: replicas.mark_deleting(conn, 1, B))
+    grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
     grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
     assert grid.do(lambda conn, now: tries.abandon(conn, B, [], now)) == 0
     assert grid.count(transfer) == 0

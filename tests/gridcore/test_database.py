@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from gridcore.db import Database, dbnow, insert_rows, leases, lock_rows, outbox, quotas
+from catalogs.tables import holding
+from gridcore.db import Database, counters, dbnow, insert_rows, leases, lock_rows, outbox, quotas
 from gridcore.db.keys import Keys
 from gridcore.errors import LeaseLost, Unavailable, UsageError
 from gridcore.tables import account, lease, quota
@@ -98,6 +99,58 @@ def test_reservation_race_never_exceeds_the_limit(database: Database) -> None:
         used = conn.execute(select(quota.c.used_value)).scalar_one()
     assert granted == 100 // 7
     assert used == granted * 7
+
+
+def test_takers_of_the_most_share_what_there_is(database: Database) -> None:
+    row = {"id": 1, "owner": "space:T1:heavy", "limit_value": 1000, "used_value": 30}
+    database.transaction(lambda conn: insert_rows(conn, quota, [row]))
+    sizes = [40, 0, 9, 11]
+
+    def writer(_: int) -> int:
+        n = database.transaction(lambda conn: quotas.take_most(conn, "space:T1:heavy", sizes))
+        return sum(sizes[:n])
+
+    taken = sum(at_once(20, writer))  # type: ignore[arg-type]
+    with database.snapshot() as conn:
+        used = conn.execute(select(quota.c.used_value)).scalar_one()
+    assert used == 30 + taken <= 1000
+    assert 1000 - used < 40  # not even the first of them fits any more
+
+
+def test_the_most_that_fits_is_taken_from_the_front(database: Database) -> None:
+    rows = [{"id": 1, "owner": "a", "limit_value": 100, "used_value": 0}]
+    rows += [{"id": 2, "owner": "b", "limit_value": 5, "used_value": 9}]
+    database.transaction(lambda conn: insert_rows(conn, quota, rows))
+
+    def most(owner: str, *sizes: int) -> int:
+        return database.transaction(lambda conn: quotas.take_most(conn, owner, sizes))
+
+    assert most("a", 60, 50, 1) == 1
+    assert most("a") == most("a", 41) == most("b", 1) == most("b", 0) == 0
+    assert (most("a", 40, 0), most("a", 0, 1)) == (2, 1)
+    assert most("nobody", 10**18, 1) == 2
+    room = database.transaction(lambda conn: quotas.room(conn, ["b", "a", "nobody"]))
+    assert room == {"a": 0, "b": -4}
+
+
+def test_events_of_one_kind_go_together(database: Database) -> None:
+    events = [(f"/a/b#{number}", {"files": number}) for number in range(3)]
+    database.transaction(lambda conn: outbox.emit_all(conn, "block.closed", events))
+    database.transaction(lambda conn: outbox.emit_all(conn, "block.closed", []))
+    with database.snapshot() as conn:
+        assert [(one.subject, one.body) for one in outbox.waiting(conn, 9)] == events
+
+
+def test_counters_begin_at_zero_and_grow_in_many_hands(database: Database) -> None:
+    def writer(number: int) -> None:
+        rows = {(2, 1): [1, 1, 2, number], (1, 2): [0, 0, 0, 0], (1, 1): [1, 0, 0, -1]}
+        database.transaction(lambda conn: counters.grow(conn, holding, rows))
+
+    at_once(8, writer)
+    with database.snapshot() as conn:
+        rows = [tuple(row) for row in conn.execute(select(holding).order_by(*holding.primary_key))]
+    database.transaction(lambda conn: conn.execute(delete(holding)))
+    assert rows == [(1, 1, 8, 0, 0, -8), (2, 1, 8, 8, 16, 28)]
 
 
 def test_guarded_delete_race_keeps_the_last_copy(database: Database) -> None:

@@ -95,7 +95,7 @@ def test_the_schema_compiles_for_oracle() -> None:
 
 
 def test_the_list_of_statements_holds_those_of_every_layer() -> None:
-    for name in ("gridcore.db.leases.TAKE", "catalogs.registration.GROW_BLOCK", "insert block", "lock block"):
+    for name in ("gridcore.db.leases.TAKE", "catalogs.registration.IN_DIR", "insert block", "lock block"):
         assert name in STATEMENTS
 
 
