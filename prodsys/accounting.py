@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, select, text
 
-from catalogs import registration
-from catalogs.registration import NewFile, Reserved
+from catalogs import filebatch, registration
+from catalogs.filebatch import NewFile
+from catalogs.registration import Reserved
 from gridcore.db.statements import lock_rows, select_in
 from prodsys import attempts, outputs, releases, tasks
 from prodsys.attempts import Attempt
@@ -192,4 +193,4 @@ def united(parts: Iterable[Runs]) -> dict[int, list[tuple[int, int]]]:
     for runs in parts:
         for run, pairs in runs.items():
             ranges[int(run)] += [(first, last) for first, last in pairs]
-    return {run: registration.merged(pairs) for run, pairs in ranges.items()}
+    return {run: filebatch.merged(pairs) for run, pairs in ranges.items()}

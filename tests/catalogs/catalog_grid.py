@@ -12,8 +12,11 @@ from sqlalchemy import Connection, event
 
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
-from catalogs.registration import NewFile
-from gridcore.db import Database, outbox
+from catalogs.filebatch import NewFile
+from catalogs.replicas import Begin, Kept
+from catalogs.states import ReplicaState
+from catalogs.tables import block
+from gridcore.db import Database, lock_rows, outbox
 from gridcore.db.keys import Keys
 
 T = TypeVar("T")
@@ -85,8 +88,40 @@ class Grid:
     def copy(self, block_id: int, *se_ids: int) -> None:
         """COMPLETE replicas there too."""
         for hops, se_id in enumerate(se_ids, 1):
-            self.do(replicas.begin, block_id, se_id, transit=False, custodial=False, now=NOW)
-            assert self.do(replicas.complete, block_id, se_id, hops, NOW)
+            self.begin(block_id, se_id)
+            assert self.complete(block_id, se_id, hops)
+
+    def begin(
+        self, block_id: int, se_id: int, *, transit: bool = False, custodial: bool = False
+    ) -> ReplicaState:
+        """Have a replica there; its state."""
+
+        def unit(conn: Connection) -> ReplicaState:
+            lock_rows(conn, block, [block_id])
+            wanted = Begin(block_id, se_id, transit, custodial)
+            return replicas.begin_all(conn, [wanted], NOW)[wanted.key]
+
+        return self.do(unit)
+
+    def complete(self, block_id: int, se_id: int, hops: int = 1) -> bool:
+        """The last file has arrived there; False where it was not COPYING."""
+
+        def unit(conn: Connection) -> bool:
+            lock_rows(conn, block, [block_id])
+            return replicas.complete_all(conn, se_id, {block_id: hops}, NOW) == [block_id]
+
+        return self.do(unit)
+
+    def let_go(self, block_id: int, se_id: int, **options: Any) -> Kept | None:
+        """Delete the replica; why not, None where it is DELETING."""
+        key = block_id, se_id
+        return self.do(replicas.mark_deleting_all, [key], **options).get(key)
+
+    def drop_copies(self) -> None:
+        """Let go of what is being copied: nobody here wants it."""
+        found = self.read(replicas.replicas, [one.id for one in self.all_blocks()])
+        copying = [one.key for rows in found.values() for one in rows if one.state is ReplicaState.COPYING]
+        self.do(replicas.mark_deleting_all, copying, custodial_too=True)
 
     def told(self) -> list[tuple[str, str]]:
         return [(one.kind, one.subject) for one in self.read(outbox.waiting, 100)]
@@ -112,7 +147,7 @@ def at_once(n: int, act: Callable[[int], T]) -> list[T]:
 
 
 def plans(grid: Grid, act: Callable[..., object], *args: Any) -> str:
-    """What SQLite does for the statements of a read, one step a line."""
+    """What SQLite does for the statements of a read, one step a line; lists given as one bind apart."""
     seen: list[tuple[str, Any]] = []
 
     def note(conn: Any, cursor: Any, sql: str, binds: Any, context: Any, many: bool) -> None:
@@ -125,6 +160,6 @@ def plans(grid: Grid, act: Callable[..., object], *args: Any) -> str:
         rows = [
             row for sql, binds in seen for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", binds)
         ]
-        return [row.detail for row in rows]
+        return [row.detail for row in rows if "json_each" not in row.detail]
 
     return "\n".join(grid.read(explain))

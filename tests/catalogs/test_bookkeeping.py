@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
 from catalog_grid import ALDER, BIRCH, DATASET, NOW, Grid, at_once, new_file, plans
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select, update
 
-from catalogs import bookkeeping, registration, replicas
+from catalogs import bookkeeping, parentage, registration, replicas
 from catalogs.bookkeeping import BlockPolicy
+from catalogs.filebatch import NewFile
 from catalogs.invariants import INVARIANTS
-from catalogs.registration import NewFile, merged, portions
 from catalogs.states import BlockState, DatasetState
-from catalogs.tables import block, block_history, data_file, dataset, dir_
+from catalogs.tables import block, block_history, block_run, data_file, dataset, dir_
 from gridcore.db import outbox
 from gridcore.db.invariants import violations
 from gridcore.errors import Conflict, NotFound, UsageError
@@ -183,36 +180,6 @@ def test_each_origin_has_its_own_open_block(grid: Grid) -> None:
     assert sorted((row.origin_se_id, row.files) for row in grid.all_blocks()) == [(ALDER, 2), (BIRCH, 1)]
 
 
-@given(
-    policy=st.builds(BlockPolicy, st.integers(1, 5), st.integers(1, 50), st.just(1.0)),
-    held=st.tuples(st.integers(0, 5), st.integers(0, 60)),
-    sizes=st.lists(st.integers(0, 70), max_size=30),
-)
-def test_portions_place_every_file_within_the_policy(
-    policy: BlockPolicy, held: tuple[int, int], sizes: list[int]
-) -> None:
-    shares = portions(policy, held, sizes)
-    assert sum(n for n, _ in shares) == len(sizes)
-    assert [code is None for _, code in shares] == [False] * (len(shares) - 1) + [True]
-    assert all(n for n, _ in shares[1:])
-    waiting = iter(sizes)
-    files, size = held
-    for n, _ in shares:
-        mine = [next(waiting) for _ in range(n)]
-        if n:
-            assert files + n <= policy.files
-            assert size + sum(mine) <= policy.bytes or files + n == 1
-        files = size = 0
-
-
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)).map(lambda pair: (pair[0], sum(pair)))))
-def test_merged_ranges_cover_the_same_lumis_without_touching(ranges: list[tuple[int, int]]) -> None:
-    result = merged(ranges)
-    covered = {lumi for first, last in ranges for lumi in range(first, last + 1)}
-    assert [lumi for first, last in result for lumi in range(first, last + 1)] == sorted(covered)
-    assert all(left[1] + 1 < right[0] for left, right in pairwise(result))
-
-
 # --- closing -----------------------------------------------------------------------------------------
 
 
@@ -319,8 +286,7 @@ def test_hot_reads_use_an_index(sqlite_grid: Grid) -> None:
     assert "SCAN" not in plans(sqlite_grid, bookkeeping.closed_blocks, 1)
     assert "SCAN" not in plans(sqlite_grid, bookkeeping.runs_of, [1, 2])
     due = plans(sqlite_grid, bookkeeping.due_blocks, NOW)
-    assert "SCAN" not in due
-    assert "ix_block_state_created_at" in due
+    assert "SCAN block USING INDEX ix_block_close_by" in due
 
 
 def test_the_invariants_can_fail(sqlite_grid: Grid) -> None:
@@ -336,6 +302,8 @@ def test_the_invariants_can_fail(sqlite_grid: Grid) -> None:
     assert sqlite_grid.do(breaks) == {
         "block counters",
         "dataset counters",
+        "holdings",
+        "space in use",
         "open block at its origin",
         "open block elsewhere",
         "closing time",
@@ -350,3 +318,42 @@ def test_reserved_keys_are_enough_and_fresh(sqlite_grid: Grid) -> None:
     files = [new_file(n) for n in range(4)]
     with pytest.raises(ValueError, match="3 keys were reserved for 4"):
         sqlite_grid.do(registration.register, first, sqlite_grid.dataset_id, ALDER, files, NOW)
+
+
+# --- runs and parents --------------------------------------------------------------------------------
+
+
+def test_a_block_knows_between_which_lumis_of_a_run_its_files_lie(grid: Grid) -> None:
+    def hulls() -> list[tuple[int, ...]]:
+        return grid.read(
+            lambda conn: [tuple(row)[1:] for row in conn.execute(select(block_run).order_by(block_run.c.run))]
+        )
+
+    grid.register(new_file(1, runs={7: [(5, 9), (1, 2)], 8: [(3, 3)]}), new_file(2))
+    assert hulls() == [(7, 1, 9), (8, 3, 3)]
+    grid.register(new_file(3, runs={7: [(20, 30)], 6: [(1, 1)]}))
+    assert hulls() == [(6, 1, 1), (7, 1, 30), (8, 3, 3)]
+
+
+def test_datasets_descend_from_those_of_their_files_parents(grid: Grid) -> None:
+    (raw,) = grid.register(new_file(1))
+    other = grid.make_dataset("/Toy/v2/DST")
+    (child,) = grid.register(new_file(2, parents=(raw,)), dataset_id=other)
+    grid.register(new_file(3, parents=(raw, child)), dataset_id=other)
+    assert grid.read(parentage.ancestors, [other]) == {grid.dataset_id}
+    assert grid.read(parentage.descendants, [grid.dataset_id]) == {other}
+    with pytest.raises(Conflict, match="cannot be made from /Toy/v2/DST: that is made from it"):
+        grid.register(new_file(4, parents=(child,)))
+    assert grid.read(parentage.ancestors, [grid.dataset_id]) == set()
+
+
+def test_writers_that_register_the_same_files_at_once_agree(grid: Grid) -> None:
+    def register(number: int) -> list[int]:
+        return grid.register(*(new_file((number * 3 + n) % 12) for n in range(8)))
+
+    answers = at_once(4, register)
+    ids = {(number * 3 + n) % 12: key for number in range(4) for n, key in enumerate(answers[number])}
+    assert len(set(ids.values())) == 12
+    for number, found in enumerate(answers):
+        assert found == [ids[(number * 3 + n) % 12] for n in range(8)]
+    assert sum(row.files for row in grid.all_blocks()) == 12

@@ -20,7 +20,7 @@ from agents.runtime.agent import Agent, Context
 from agents.transfer_agent import TransferAgent
 from catalogs import bookkeeping, registration, replicas, sites, wishes
 from catalogs.bookkeeping import BlockPolicy
-from catalogs.registration import NewFile
+from catalogs.filebatch import NewFile
 from catalogs.states import BlockState, ReplicaState, WishKind, WishState
 from catalogs.tables import block, wish
 from datamgmt import subscriptions

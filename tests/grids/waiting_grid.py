@@ -11,7 +11,8 @@ from sqlalchemy import select, update
 
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
-from catalogs.registration import NewFile
+from catalogs.filebatch import NewFile
+from catalogs.replicas import Begin
 from catalogs.states import Switch
 from catalogs.tables import site
 from gridcore.db import Database
@@ -169,8 +170,8 @@ class WaitingGrid(Grid):
     def copy(self, conn: Any, block_id: int, se_id: int) -> None:
         """A complete replica."""
         now = self.database.now(conn)
-        replicas.begin(conn, block_id, se_id, transit=False, custodial=False, now=now)
-        replicas.complete(conn, block_id, se_id, 1, now)
+        replicas.begin_all(conn, [Begin(block_id, se_id)], now)
+        replicas.complete_all(conn, se_id, {block_id: 1}, now)
 
     def states(self, name: str) -> list[JobState]:
         """The states of a task's jobs by index."""

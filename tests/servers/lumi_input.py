@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from catalogs import bookkeeping, registration
 from catalogs.bookkeeping import BlockPolicy
-from catalogs.registration import NewFile
+from catalogs.filebatch import NewFile
 from prodsys import jobmaking, slicing, tasks
 from prodsys.jobmaking import NewKeys
 from prodsys.tasks import Task
