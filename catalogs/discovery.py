@@ -95,7 +95,7 @@ SE_NAMES = select(se.c.id, se.c.name).where(se.c.id.in_(bindparam("ids", expandi
 PARENTS = (
     select(dir_.c.path, data_file.c.name)
     .join_from(file_parent, data_file, data_file.c.id == file_parent.c.parent_id)
-    .join(dir_)
+    .join(dir_, dir_.c.id == data_file.c.dir_id)
     .where(file_parent.c.file_id == bindparam("file_id"))
     .order_by(dir_.c.path, data_file.c.name)
 )

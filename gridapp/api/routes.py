@@ -11,11 +11,12 @@ from sqlalchemy import Connection
 
 from gridapp.api.policy import anyone, reader, scraper
 from gridapp.insights import agents as agent_rows
-from gridapp.insights import data, gauges, overview, work
+from gridapp.insights import datasets, deliveries, finding, gauges, overview, topology, transfers, work
 from gridapp.insights.values import KEY_MAX
 from gridapp.insights.why import why
 from gridcore import metrics
 from gridcore.db import dbnow
+from gridcore.selectors import LENGTH_MAX
 
 LIMIT_MAX = 1000
 NAME_MAX = 700
@@ -86,43 +87,72 @@ def list_datasets(
     request: Request, pattern: Annotated[str, Query(max_length=NAME_MAX)] = "*", limit: Limit = 100
 ) -> Response:
     """Datasets whose name fits the pattern, `*` standing for any text."""
-    return _answer(request, data.datasets, pattern, limit)
+    return _answer(request, datasets.datasets, pattern, limit)
 
 
 @v1.get("/datasets/{name:path}", dependencies=[reader])
 def show_dataset(request: Request, name: Name) -> Response:
     """One dataset, with or without the slash its name begins with."""
-    return _answer(request, data.dataset, "/" + name.lstrip("/"))
+    return _answer(request, datasets.dataset, "/" + name.lstrip("/"))
+
+
+@v1.get("/find/datasets", dependencies=[reader])
+def find_datasets(
+    request: Request,
+    query: Annotated[str, Query(max_length=LENGTH_MAX)],
+    after: Annotated[str, Query(max_length=NAME_MAX)] = "",
+    limit: Limit = 100,
+) -> Response:
+    """Datasets that a query such as `tier=DST site=T1_*` means, by name, of those after a name."""
+    return _answer(request, finding.find, query, after, limit)
+
+
+@v1.get("/where/{name:path}", dependencies=[reader])
+def show_where(request: Request, name: Name) -> Response:
+    """Where a dataset is, or a file by its LFN, with or without the slash the name begins with."""
+    return _answer(request, finding.where, "/" + name.lstrip("/"))
 
 
 @v1.get("/subscriptions", dependencies=[reader])
 def list_subscriptions(request: Request, limit: Limit = 100) -> Response:
     """Subscriptions, newest first."""
-    return _answer(request, data.subscriptions, limit)
+    return _answer(request, deliveries.subscriptions, limit)
 
 
 @v1.get("/subscriptions/{subscription_id}", dependencies=[reader])
 def show_subscription(request: Request, subscription_id: Key) -> Response:
     """One subscription, block by block."""
-    return _answer(request, data.subscription, subscription_id)
+    return _answer(request, deliveries.subscription, subscription_id)
 
 
 @v1.get("/transfers", dependencies=[reader])
 def list_transfers(request: Request, state: Text = None, limit: Limit = 100) -> Response:
     """Transfers of replicas that are not complete."""
-    return _answer(request, data.transfers, state, limit)
+    return _answer(request, transfers.transfers, state, limit)
 
 
 @v1.get("/links", dependencies=[reader])
 def list_links(request: Request) -> Response:
     """Links with what they have shown."""
-    return _answer(request, data.links)
+    return _answer(request, topology.links)
 
 
 @v1.get("/sites", dependencies=[reader])
 def list_sites(request: Request) -> Response:
     """Sites with their storage elements and endpoints."""
-    return _answer(request, data.sites)
+    return _answer(request, topology.sites)
+
+
+@v1.get("/sites/{name}/unique", dependencies=[reader])
+def show_unique(request: Request, name: Name) -> Response:
+    """By dataset, what has its only good copy at a site or storage element."""
+    return _answer(request, finding.unique, name)
+
+
+@v1.get("/sites/{name}/lose", dependencies=[reader])
+def show_loss(request: Request, name: Name) -> Response:
+    """What would be lost if a site or storage element died."""
+    return _answer(request, finding.lose, name)
 
 
 @v1.get("/agents", dependencies=[reader])

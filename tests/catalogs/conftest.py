@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from catalog_grid import Grid
 
@@ -9,12 +11,16 @@ from gridcore.db import Database
 
 
 @pytest.fixture
-def grid(database: Database) -> Grid:
+def grid(database: Database) -> Iterator[Grid]:
     """A small grid on SQLite and on PostgreSQL."""
-    return Grid(database).build()
+    grid = Grid(database).build()
+    yield grid
+    grid.drop_copies()
 
 
 @pytest.fixture
-def sqlite_grid(sqlite_db: Database) -> Grid:
+def sqlite_grid(sqlite_db: Database) -> Iterator[Grid]:
     """A small grid on SQLite alone, for what does not depend on the database."""
-    return Grid(sqlite_db).build()
+    grid = Grid(sqlite_db).build()
+    yield grid
+    grid.drop_copies()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from catalog_grid import ALDER, BIRCH, CEDAR, DATASET, NOW, Grid, new_file, plans
+from catalog_grid import ALDER, BIRCH, CEDAR, DATASET, Grid, new_file, plans
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import bookkeeping, discovery, replicas
+from catalogs import bookkeeping, discovery
 from catalogs.discovery import Holding, like
 from catalogs.states import BlockState, ReplicaState
 from gridcore.errors import NotFound
@@ -59,7 +59,7 @@ def test_a_dataset_shows_who_holds_how_much(grid: Grid) -> None:
     first = grid.closed_block(new_file(1), new_file(2))
     grid.register(new_file(3, size=50))
     grid.copy(first, BIRCH)
-    grid.do(replicas.begin, first, CEDAR, transit=False, custodial=False, now=NOW)
+    grid.begin(first, CEDAR)
     view = grid.read(discovery.dataset_show, DATASET)
     assert (view.dataset.files, view.dataset.bytes) == (3, 70)
     assert view.blocks == {BlockState.OPEN: 1, BlockState.CLOSED: 1}

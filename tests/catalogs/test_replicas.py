@@ -7,8 +7,9 @@ from catalog_grid import ALDER, BIRCH, CEDAR, NOW, Grid, at_once, new_file, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import bookkeeping, replicas
-from catalogs.replicas import FileFault, Kept, ReplicaRow, refusal
+from catalogs import bookkeeping, exceptions, replicas
+from catalogs.exceptions import FileFault
+from catalogs.replicas import Begin, Kept, ReplicaRow, refusal
 from catalogs.states import ReplicaState
 from gridcore.errors import Conflict, NotFound
 
@@ -22,7 +23,7 @@ def held(grid: Grid, block_id: int) -> dict[int, ReplicaRow]:
 def begin(
     grid: Grid, block_id: int, se_id: int, *, transit: bool = False, custodial: bool = False
 ) -> ReplicaState:
-    return grid.do(replicas.begin, block_id, se_id, transit=transit, custodial=custodial, now=NOW)
+    return grid.begin(block_id, se_id, transit=transit, custodial=custodial)
 
 
 def test_a_copy_is_begun_once_and_completed_once(grid: Grid) -> None:
@@ -31,8 +32,8 @@ def test_a_copy_is_begun_once_and_completed_once(grid: Grid) -> None:
     assert begin(grid, block_id, BIRCH, transit=True) is COPYING
     assert list(grid.read(replicas.complete_replicas, [block_id])) == [block_id]
     assert len(grid.read(replicas.complete_replicas, [block_id])[block_id]) == 1
-    assert grid.do(replicas.complete, block_id, BIRCH, 2, NOW)
-    assert not grid.do(replicas.complete, block_id, BIRCH, 3, NOW)
+    assert grid.complete(block_id, BIRCH, 2)
+    assert not grid.complete(block_id, BIRCH, 3)
     assert begin(grid, block_id, BIRCH, transit=True) is COMPLETE
     copy = held(grid, block_id)[BIRCH]
     assert (copy.state, copy.hops, copy.transit, copy.completed_at) == (COMPLETE, 2, True, NOW)
@@ -46,12 +47,12 @@ def test_a_transit_copy_becomes_wanted_and_custodial(grid: Grid) -> None:
     begin(grid, block_id, BIRCH, custodial=True)
     assert (held(grid, block_id)[BIRCH].transit, held(grid, block_id)[BIRCH].custodial) == (False, True)
     begin(grid, block_id, CEDAR, transit=True)
-    assert grid.do(replicas.keep, block_id, CEDAR)
-    assert grid.do(replicas.set_custodial, block_id, CEDAR, True)
+    assert grid.do(replicas.keep_all, [(block_id, CEDAR)])
+    assert grid.do(replicas.set_custodial_all, {(block_id, CEDAR): True})
     assert (held(grid, block_id)[CEDAR].transit, held(grid, block_id)[CEDAR].custodial) == (False, True)
-    assert grid.do(replicas.set_custodial, block_id, CEDAR, False)
+    assert grid.do(replicas.set_custodial_all, {(block_id, CEDAR): False})
     assert not held(grid, block_id)[CEDAR].custodial
-    assert not grid.do(replicas.keep, block_id, 99)
+    assert not grid.do(replicas.keep_all, [(block_id, 99)])
 
 
 def test_an_open_or_unknown_block_is_not_copied(sqlite_grid: Grid) -> None:
@@ -66,34 +67,34 @@ def test_an_open_or_unknown_block_is_not_copied(sqlite_grid: Grid) -> None:
 def test_a_replica_goes_and_may_come_again(grid: Grid) -> None:
     block_id = grid.closed_block()
     grid.copy(block_id, BIRCH)
-    assert not grid.do(replicas.remove, block_id, BIRCH)
-    assert grid.do(replicas.mark_deleting, block_id, BIRCH) is None
-    assert grid.do(replicas.mark_deleting, block_id, BIRCH) is None
+    assert not grid.do(replicas.remove_all, [(block_id, BIRCH)])
+    assert grid.let_go(block_id, BIRCH) is None
+    assert grid.let_go(block_id, BIRCH) is None
     assert [kind for kind, _ in grid.told()].count("replica.deleting") == 1
     assert begin(grid, block_id, BIRCH, custodial=True) is DELETING
     assert not held(grid, block_id)[BIRCH].custodial
-    assert not grid.do(replicas.set_custodial, block_id, BIRCH, True)
-    assert not grid.do(replicas.complete, block_id, BIRCH, 1, NOW)
-    assert grid.do(replicas.remove, block_id, BIRCH)
+    assert not grid.do(replicas.set_custodial_all, {(block_id, BIRCH): True})
+    assert not grid.complete(block_id, BIRCH)
+    assert grid.do(replicas.remove_all, [(block_id, BIRCH)])
     assert list(held(grid, block_id)) == [ALDER]
     assert begin(grid, block_id, BIRCH) is COPYING
-    assert grid.do(replicas.mark_deleting, block_id, BIRCH) is None
+    assert grid.let_go(block_id, BIRCH) is None
 
 
 def test_the_last_good_and_the_custodial_replica_stay(grid: Grid) -> None:
     block_id = grid.closed_block(new_file(1), new_file(2))
     (file_id, _) = (one.id for one in grid.read(bookkeeping.files_of_block, block_id))
-    assert grid.do(replicas.mark_deleting, block_id, CEDAR) is Kept.ABSENT
-    assert grid.do(replicas.mark_deleting, block_id, ALDER) is Kept.LAST
+    assert grid.let_go(block_id, CEDAR) is Kept.ABSENT
+    assert grid.let_go(block_id, ALDER) is Kept.LAST
     begin(grid, block_id, BIRCH)
-    assert grid.do(replicas.mark_deleting, block_id, ALDER) is Kept.LAST
-    grid.do(replicas.complete, block_id, BIRCH, 1, NOW)
-    grid.do(replicas.add_exceptions, block_id, BIRCH, {file_id: FileFault.BAD}, NOW)
-    assert grid.do(replicas.mark_deleting, block_id, ALDER) is Kept.LAST
-    grid.do(replicas.clear_exceptions, block_id, BIRCH, [file_id])
-    grid.do(replicas.set_custodial, block_id, ALDER, True)
-    assert grid.do(replicas.mark_deleting, block_id, ALDER) is Kept.CUSTODIAL
-    assert grid.do(replicas.mark_deleting, block_id, ALDER, custodial_too=True) is None
+    assert grid.let_go(block_id, ALDER) is Kept.LAST
+    grid.complete(block_id, BIRCH)
+    grid.do(exceptions.add, block_id, BIRCH, {file_id: FileFault.BAD}, NOW)
+    assert grid.let_go(block_id, ALDER) is Kept.LAST_OF_FILES
+    grid.do(exceptions.clear, block_id, BIRCH, [file_id])
+    grid.do(replicas.set_custodial_all, {(block_id, ALDER): True})
+    assert grid.let_go(block_id, ALDER) is Kept.CUSTODIAL
+    assert grid.let_go(block_id, ALDER, custodial_too=True) is None
 
 
 def test_exceptions_are_noted_on_complete_replicas_and_go_with_them(grid: Grid) -> None:
@@ -102,18 +103,18 @@ def test_exceptions_are_noted_on_complete_replicas_and_go_with_them(grid: Grid) 
     (stranger,) = grid.register(new_file(9))
     begin(grid, block_id, BIRCH)
     faults = {one: FileFault.MISSING, stranger: FileFault.BAD}
-    assert grid.do(replicas.add_exceptions, block_id, BIRCH, faults, NOW) == 0
-    grid.do(replicas.complete, block_id, BIRCH, 1, NOW)
-    assert grid.do(replicas.add_exceptions, block_id, BIRCH, faults, NOW) == 1
-    assert grid.do(replicas.add_exceptions, block_id, BIRCH, {**faults, two: FileFault.BAD}, NOW) == 1
-    found = grid.read(replicas.exceptions, [block_id])
+    assert grid.do(exceptions.add, block_id, BIRCH, faults, NOW) == 0
+    grid.complete(block_id, BIRCH)
+    assert grid.do(exceptions.add, block_id, BIRCH, faults, NOW) == 1
+    assert grid.do(exceptions.add, block_id, BIRCH, {**faults, two: FileFault.BAD}, NOW) == 1
+    found = grid.read(exceptions.of_blocks, [block_id])
     assert [(row.se_id, row.file_id, row.kind) for row in found] == [
         (BIRCH, one, FileFault.MISSING),
         (BIRCH, two, FileFault.BAD),
     ]
-    assert grid.do(replicas.clear_exceptions, block_id, BIRCH, [two, stranger]) == 1
-    assert grid.do(replicas.mark_deleting, block_id, BIRCH) is None
-    assert grid.read(replicas.exceptions, [block_id]) == []
+    assert grid.do(exceptions.clear, block_id, BIRCH, [two, stranger]) == 1
+    assert grid.let_go(block_id, BIRCH) is None
+    assert grid.read(exceptions.of_blocks, [block_id]) == []
 
 
 def replica(se_id: int, state: ReplicaState, custodial: bool) -> ReplicaRow:
@@ -129,26 +130,77 @@ def replica(se_id: int, state: ReplicaState, custodial: bool) -> ReplicaRow:
     )
 
 
-@given(
-    states=st.dictionaries(st.integers(1, 5), st.tuples(st.sampled_from(ReplicaState), st.booleans())),
-    spoilt=st.sets(st.integers(1, 5)),
-    order=st.permutations(range(1, 6)),
-    too=st.booleans(),
+Copies = dict[int, tuple[ReplicaState, bool, set[int]]]
+COPIES = st.dictionaries(
+    st.integers(1, 5),
+    st.tuples(st.sampled_from(ReplicaState), st.booleans(), st.sets(st.integers(1, 4))),
 )
-def test_no_order_of_deletions_takes_the_last_good_replica(
-    states: dict[int, tuple[ReplicaState, bool]], spoilt: set[int], order: list[int], too: bool
+
+
+def good_files(rows: dict[int, ReplicaRow], faults: dict[int, set[int]]) -> set[int]:
+    """Of a block of four files, those that are good somewhere."""
+    complete = (se_id for se_id, row in rows.items() if row.state is COMPLETE)
+    return {file for se_id in complete for file in set(range(1, 5)) - faults[se_id]}
+
+
+@given(
+    copies=COPIES, order=st.permutations(range(1, 6)), leaving=st.sets(st.integers(1, 5)), too=st.booleans()
+)
+def test_no_order_of_deletions_takes_a_last_good_file(
+    copies: Copies, order: list[int], leaving: set[int], too: bool
 ) -> None:
-    rows = {se_id: replica(se_id, *values) for se_id, values in states.items()}
-
-    def good() -> set[int]:
-        return {se_id for se_id, row in rows.items() if row.state is COMPLETE} - spoilt
-
-    before = good()
+    rows = {se_id: replica(se_id, state, custodial) for se_id, (state, custodial, _) in copies.items()}
+    faults = {se_id: bad for se_id, (_, _, bad) in copies.items()}
+    before, custodial = good_files(rows, faults), {one.state for one in rows.values() if one.custodial}
     for se_id in order:
-        if se_id in rows and refusal(rows, spoilt, se_id, custodial_too=too) is None:
-            assert too or not rows[se_id].custodial or rows[se_id].state is DELETING
+        if refusal(rows, faults, se_id, custodial_too=too, leaving=leaving) is None:
             rows[se_id] = replica(se_id, DELETING, rows[se_id].custodial)
-    assert bool(good()) == bool(before)
+    assert good_files(rows, faults) == before
+    assert any(row.state is COMPLETE for row in rows.values()) == any(
+        state is COMPLETE for state, _, _ in copies.values()
+    )
+    if not too and COMPLETE in custodial:
+        assert COMPLETE in {one.state for one in rows.values() if one.custodial}
+
+
+def test_two_copies_with_different_bad_files_may_not_be_each_others_reason(sqlite_grid: Grid) -> None:
+    block_id = sqlite_grid.closed_block(new_file(1), new_file(2))
+    one, two = (row.id for row in sqlite_grid.read(bookkeeping.files_of_block, block_id))
+    sqlite_grid.copy(block_id, BIRCH, CEDAR)
+    sqlite_grid.do(exceptions.add, block_id, ALDER, {one: FileFault.BAD}, NOW, actor="anna", note="by hand")
+    sqlite_grid.do(exceptions.add, block_id, BIRCH, {two: FileFault.MISSING}, NOW)
+    assert sqlite_grid.let_go(block_id, CEDAR) is None
+    assert sqlite_grid.let_go(block_id, ALDER) is Kept.LAST_OF_FILES
+    assert sqlite_grid.let_go(block_id, BIRCH) is Kept.LAST_OF_FILES
+    noted = sqlite_grid.read(exceptions.of_blocks, [block_id])
+    assert [(row.se_id, row.actor, row.note) for row in noted] == [
+        (ALDER, "anna", "by hand"),
+        (BIRCH, None, None),
+    ]
+
+
+def test_replicas_are_let_go_by_the_set(grid: Grid) -> None:
+    blocks = [grid.closed_block(new_file(number)) for number in (1, 2, 3)]
+    for block_id in blocks:
+        grid.copy(block_id, BIRCH)
+    first, second, third = blocks
+    keys = [(third, BIRCH), (second, CEDAR), (first, ALDER), (first, BIRCH), (second, BIRCH)]
+    kept = grid.do(replicas.mark_deleting_all, keys, held_for=[(third, BIRCH)])
+    assert kept == {
+        (first, BIRCH): Kept.LAST,
+        (second, CEDAR): Kept.ABSENT,
+        (third, BIRCH): Kept.IN_USE,
+    }
+    assert grid.do(replicas.remove_all, keys) == [(first, ALDER), (second, BIRCH)]
+    assert [kind for kind, _ in grid.told()].count("replica.deleting") == 2
+
+
+def test_one_asked_for_twice_at_once_is_in_transit_only_if_both_say_so(sqlite_grid: Grid) -> None:
+    block_id = sqlite_grid.closed_block()
+    twice = [Begin(block_id, BIRCH, transit=True), Begin(block_id, BIRCH, custodial=True, group="heavy")]
+    assert sqlite_grid.do(replicas.begin_all, twice, NOW) == {(block_id, BIRCH): COPYING}
+    row = held(sqlite_grid, block_id)[BIRCH]
+    assert (row.transit, row.custodial, row.acct_group) == (False, True, "heavy")
 
 
 # --- races -------------------------------------------------------------------------------------------
@@ -158,7 +210,7 @@ def test_two_deletions_at_once_leave_one_replica(grid: Grid) -> None:
     for number in range(8):
         block_id = grid.closed_block(new_file(number))
         grid.copy(block_id, BIRCH)
-        answers = at_once(2, lambda n, key=block_id: grid.do(replicas.mark_deleting, key, (ALDER, BIRCH)[n]))  # type: ignore[misc]
+        answers = at_once(2, lambda n, key=block_id: grid.let_go(key, (ALDER, BIRCH)[n]))  # type: ignore[misc]
         assert sorted(answers, key=str) == [None, Kept.LAST]
         assert len(grid.read(replicas.complete_replicas, [block_id])[block_id]) == 1
 
@@ -172,13 +224,13 @@ def test_a_copy_begun_by_many_at_once_is_one(grid: Grid) -> None:
 def test_a_replica_completed_by_two_at_once_is_told_once(grid: Grid) -> None:
     block_id = grid.closed_block()
     begin(grid, block_id, BIRCH)
-    done = at_once(3, lambda n: grid.do(replicas.complete, block_id, BIRCH, 1, NOW))
+    done = at_once(3, lambda n: grid.complete(block_id, BIRCH))
     assert sorted(done) == [False, False, True]
     assert [kind for kind, _ in grid.told()].count("replica.complete") == 1
 
 
 def test_hot_reads_use_an_index(sqlite_grid: Grid) -> None:
-    for read in (replicas.complete_replicas, replicas.replicas, replicas.exceptions):
+    for read in (replicas.complete_replicas, replicas.replicas, exceptions.of_blocks):
         plan = plans(sqlite_grid, read, [1, 2, 3])
         assert "SEARCH" in plan
         assert "SCAN" not in plan
