@@ -20,6 +20,7 @@ from sqlalchemy import CheckConstraint, Column, Index, Table, UniqueConstraint
 import catalogs.invariants
 import catalogs.states
 import catalogs.tables
+import datamgmt.deletion_states
 import datamgmt.invariants
 import datamgmt.subscription_states
 import datamgmt.tables
@@ -47,9 +48,14 @@ MACHINES: tuple[Machine, ...] = (
     catalogs.states.REPLICA,
     datamgmt.transfer_states.MACHINE,
     datamgmt.subscription_states.MACHINE,
+    datamgmt.deletion_states.MACHINE,
 )
 #: States without a table of moves.
-PLAIN: tuple[type[StrEnum], ...] = (catalogs.states.DatasetState, catalogs.states.WishState)
+PLAIN: tuple[type[StrEnum], ...] = (
+    catalogs.states.DatasetState,
+    catalogs.states.Access,
+    catalogs.states.WishState,
+)
 #: The packages with tables and invariants, from the foundation up.
 LAYERS: Mapping[str, tuple[Any, Sequence[Invariant]]] = {
     "gridcore": (gridcore.tables, ()),
@@ -76,6 +82,17 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "se": ("A storage element and its trivial file catalog.", "`apply`"),
     "link": ("The way from one SE to another.", "`apply`; switched by operators"),
     "dataset": ("A named collection of blocks, its counters and its block policy.", "approval, registration"),
+    "dataset_meta": ("What its owner says of a dataset, by name.", "nobody yet"),
+    "dataset_parent": ("Which datasets a dataset was made from.", "`db upgrade`; no agent yet"),
+    "dataset_history": ("Changes of datasets by hand.", "nobody yet"),
+    "holding": (
+        "Counters: what an SE holds of a dataset in COMPLETE replicas.",
+        "whatever changes replicas or their blocks, in its transaction",
+    ),
+    "se_use": (
+        "Counters: what an SE holds, expects and is rid of.",
+        "whatever changes replicas or their blocks, in its transaction",
+    ),
     "block": (
         "A set of files that moves as one; it grows at its origin SE until it is closed.",
         "registration",
@@ -85,13 +102,16 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "data_file": ("A registered file; its LFN is directory and name.", "registration (accountant)"),
     "file_run": ("Run and lumi ranges of a file.", "registration"),
     "file_parent": ("What a file was made from.", "registration"),
+    "block_run": ("First and last lumi of a run in a block.", "`db upgrade`; no agent yet"),
+    "invalid_file": ("Files nobody shall read.", "nobody yet"),
+    "file_history": ("Changes of files by hand.", "nobody yet"),
     "block_replica": (
         "A block at an SE; the one truth on where data lies.",
         "registration, router, transfer_agent",
     ),
     "file_exception": (
         "Files missing or bad at a COMPLETE replica.",
-        "`replicas.add_exceptions`; no agent yet",
+        "`exceptions.add`; no agent yet",
     ),
     "wish": (
         "What one half asks of the other, with the answer.",
@@ -151,6 +171,12 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "subscription": ("The standing wish to have a dataset at an SE.", "`subscribe`, block_manager"),
     "subscription_history": ("Moves of subscriptions.", "whoever moves one"),
     "block_dest": ("A wanted replica and the router's last word on it.", "block_manager, router"),
+    "route_via": ("Transit space kept for the routes that pass an SE.", "nobody yet"),
+    "route_history": ("What the router said when.", "nobody yet"),
+    "deletion": ("Replicas somebody wants away: asked for, decided, carried out.", "nobody yet"),
+    "transfer_error": ("Errors of a link by class.", "nobody yet"),
+    "group_weight": ("What a group's files are worth in a queue.", "nobody yet"),
+    "link_use": ("Bytes a group has lately sent over a link.", "nobody yet"),
     "transfer": ("One file, one hop.", "router; claimed and ended by transfer_agent"),
     "link_state": ("What a link has shown: rate, failures, window and why.", "transfer_agent"),
     "link_bin": ("Five-minute sums of ended copies per link.", "transfer_agent"),
@@ -341,7 +367,7 @@ word moves it: the worker's of the current *attempt*, the owner's of a *lease*, 
 """
 _PLAIN_HEAD = """## States without a machine
 
-A dataset is opened and closed by its owner; a wish is answered once.
+A dataset is opened and closed by its owner, who also says what it is good for; a wish is answered once.
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gridapp.bench import lifecycle, match, planning, queue
+from gridapp.bench import data_locate, data_register, data_tfc, lifecycle, match, planning, queue
 from gridapp.bench.backlog import Say
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import Figure
@@ -57,6 +57,9 @@ BENCHES: Mapping[str, Sequence[Case]] = {
         Case("lumis", planning.split_lumis),
     ),
     "share": (Case("share", planning.shares),),
+    "locate": (Case("locate", data_locate.locate),),
+    "register": (Case("register", data_register.register), Case("flat", data_register.flat)),
+    "tfc": (Case("tfc", data_tfc.chain), Case("pfns", data_tfc.pfns)),
 }
 
 

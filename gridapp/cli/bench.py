@@ -92,6 +92,21 @@ HELP = {
 
     share_60, share_30 and share_10: percent of the core-hours of days 2 to 10 against the targets. return_6h:
     percent of the farm that the idle group takes in its first six hours back, against at most 45.""",
+    "register": """Registering complete files in bulk, 10,000 a commit, half of them with random names.
+
+    register: dataset, block, directory, file, parents, counters, replica and events against COPY or
+    executemany. flat: the last tenth of a long run against its first. bytes: what a file takes with its
+    indexes, against 260.""",
+    "locate": """Where data are, in a large catalogue to which four processes add all the time.
+
+    locate: milliseconds that 99 of 100 questions take at most, for so many files in blocks of 500 with three
+    replicas over 60 sites. locate_file: a file's replicas, against 5. locate_dataset: a dataset's sites,
+    against 10. unique_at: what one site alone has, against 100.""",
+    "tfc": """From LFN to PFN by Trivial File Catalogs.
+
+    tfc: a chain of three protocols, name by name, against regular expressions written by hand. vs_wmcore: the
+    same against the 127,000 names/s of WMCore. pfns: seconds for all PFNs of a dataset of 10,000 files, read
+    from the database, against 0.05.""",
 }
 
 

@@ -34,12 +34,11 @@ def db_upgrade(place: Place) -> Record:
     Agents of the last release may go on working meanwhile. What they do not count is counted by running this
     once more after they have stopped.
     """
-    from gridapp import installation, session
-    from prodsys import recount
+    from gridapp import installation, recounting, session
 
     made = installation.create(session.settings(place.dir, place.config))
     try:
-        counted = made.database.transaction(recount.mend)
+        counted = recounting.mend(made.database)
     finally:
         made.close()
     if counted:

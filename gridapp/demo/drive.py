@@ -16,7 +16,7 @@ from agents.runtime.supervisor import Supervisor
 from catalogs.states import Switch, WishKind
 from catalogs.tables import wish
 from gridapp import installation as installations
-from gridapp import session, steering, submission, wiring
+from gridapp import linking, session, submission, wiring
 from gridapp.demo.plan import Options, Plan, prepare
 from gridapp.demo.progress import Progress, progress
 from gridapp.demo.summary import summarise
@@ -138,7 +138,7 @@ class Demo:
         if not busy or not faults.first(FaultKind.LINK_DROPPED):
             return
         for src, dst in (DROPPED, DROPPED[::-1]):
-            steering.switch_link(self._shared, src, dst, Switch.DISABLED, "dropped by --faults", self._actor)
+            linking.switch_link(self._shared, src, dst, Switch.DISABLED, "dropped by --faults", self._actor)
         faults.record(FaultKind.LINK_DROPPED, "-".join(DROPPED))
 
     def _tidy(self) -> bool:

@@ -13,7 +13,7 @@ from catalogs import bookkeeping, sites
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, dataset, se
 from gridapp.demo.plan import Plan
-from gridapp.insights import data
+from gridapp.insights import topology
 from gridapp.installation import Installation
 from gridapp.invariants import INVARIANTS
 from gridcore.db.invariants import violations
@@ -101,7 +101,7 @@ def delivered_files(conn: Connection) -> dict[tuple[str, str], list[str]]:
 
 def _facts(conn: Connection) -> dict[str, Any]:
     by_link = {
-        f"{link['src']}->{link['dst']}": link["files_ok"] for link in data.links(conn) if link["files_ok"]
+        f"{link['src']}->{link['dst']}": link["files_ok"] for link in topology.links(conn) if link["files_ok"]
     }
     return {
         "jobs": conn.execute(JOBS).scalar_one(),

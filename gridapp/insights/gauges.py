@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from catalogs.tables import dataset
-from gridapp.insights import data
+from gridapp.insights import topology
 from prodsys.jobs.machine import JobState
 from prodsys.tables import task_count
 
@@ -26,7 +26,7 @@ def gauges(conn: Connection) -> list[Gauge]:
         ("files_registered", float(held.files or 0), {}),
         ("events_registered", float(held.events or 0), {}),
     ]
-    return jobs + totals + [_link(one) for one in data.links(conn)]
+    return jobs + totals + [_link(one) for one in topology.links(conn)]
 
 
 def _link(one: dict[str, Any]) -> Gauge:

@@ -13,10 +13,10 @@ from gridapp.insights.tasks import TASK_NAMES
 from gridapp.insights.values import LIMIT, not_found, plain, record, some, state_of
 from gridcore.errors import NotFound
 from gridcore.ids import job_name, parse_job_name
+from gridcore.selectors import Selector, fields_of
 from prodsys import retries
 from prodsys.jobs.machine import JobState
 from prodsys.selection import condition, source
-from prodsys.selectors import Selector, fields_of
 from prodsys.tables import attempt, endpoint, job_class, job_history, job_spec, output, share_node, task
 from prodsys.tables import job as job_table
 

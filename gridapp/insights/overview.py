@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from gridapp.insights import data, work
+from gridapp.insights import deliveries, topology, transfers, work
 from gridapp.insights.agents import agents
 from gridapp.insights.requests import awaiting
 from gridapp.insights.retries import standing
@@ -36,13 +36,13 @@ def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
         "at": iso(now),
         "tasks": tasks,
         "jobs": dict(jobs),
-        "links": data.links(conn),
-        "transfers_by_link": data.transfers_by_link(conn),
+        "links": topology.links(conn),
+        "transfers_by_link": transfers.transfers_by_link(conn),
         "requests": awaiting(conn, SHOWN),
         "breakers": [one for one in standing(conn) if one["state"] != BreakerState.CLOSED],
         "agents": agents(conn, heartbeat_s),
-        "subscriptions": data.subscriptions(conn, SHOWN),
-        "sites": data.sites(conn),
+        "subscriptions": deliveries.subscriptions(conn, SHOWN),
+        "sites": topology.sites(conn),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from catalogs import wishes
-from gridapp.insights import data, nowhere, work
+from gridapp.insights import deliveries, nowhere, topology, work
 from gridapp.insights.answers import Answer
 from gridapp.insights.jobs import JOBS_OF_TASK, reason
 from gridapp.insights.nowhere import Never
@@ -52,7 +52,7 @@ def why(
             raise UsageError(
                 f"{what} is a dataset; ask about its copy at a storage element", hint=f"write {what}@SE"
             )
-        return _subscription(conn, data.subscription_id(conn, dataset, se)).to_json()
+        return _subscription(conn, deliveries.subscription_id(conn, dataset, se)).to_json()
     if _JOB.fullmatch(what):
         return why_job(conn, what, now, heartbeat_s).to_json()
     return _task(conn, what, now, heartbeat_s, most_jobs).to_json()
@@ -75,7 +75,7 @@ def _numbered(conn: Connection, kind: str | None, key: int) -> Answer:
 
 
 def _subscription(conn: Connection, key: int) -> Answer:
-    view = data.subscription(conn, key)
+    view = deliveries.subscription(conn, key)
     missing = [one for one in view["block_list"] if one["replica"] != "COMPLETE"]
     told = Counter(one["sentence"] for one in missing)
     grouped = [f"{some(n, 'block')}: {sentence}" for sentence, n in told.most_common()]
@@ -160,13 +160,13 @@ def _quoted(conn: Connection, view: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _deliveries(conn: Connection, name: str) -> list[dict[str, Any]]:
-    names = data.se_names(conn)
+    names = topology.se_names(conn)
     return [
         {
             "dataset": one.subject,
             "se": names[one.se_id],
             "state": one.state.value,
-            "sentence": data.sentence(one.code, one.params, names)
+            "sentence": deliveries.sentence(one.code, one.params, names)
             or f"{one.subject} {'is subscribed' if one.state == 'SERVED' else 'waits to be subscribed'}",
         }
         for one in wishes.of_owner(conn, f"task/{name}")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
+from catalogs.replicas import Begin
 from datamgmt import linkstates, subscriptions
 from datamgmt.links import LinkPolicy, Outcome
 from datamgmt.linkstates import Ended
@@ -217,15 +218,17 @@ class Builder:
         dataset = self.read(bookkeeping.dataset_by_name, EVENTS)
         assert dataset is not None
         self.do(bookkeeping.close_blocks, [1, 2], "age", now)
-        self.do(replicas.begin, 1, 2, transit=False, custodial=True, now=now)
-        self.do(replicas.complete, 1, 2, 1, now)
+        self.do(replicas.begin_all, [Begin(1, 2, custodial=True)], now)
+        self.do(replicas.complete_all, 2, {1: 1}, now)
         key = self.keys.one("subscription")
         asked = (dataset.id, 2, True, 1, "anna", "heavy", now)
         self.do(subscriptions.subscribe, key, *asked)
         params = {"src": 4, "hop_dst": 2, "path": [4, 2]}
         values = {"subscription_id": key, "priority": 1, "decided_at": now, "created_at": now}
         row = {"block_id": 2, "se_id": 2, "src_se_id": 4, "path": [4, 2], **values}
-        self.do(replicas.begin, 2, 2, transit=False, custodial=True, now=now)
+        sizes = self.read(bookkeeping.blocks_by_id, [2])[2]
+        row |= {"files": sizes.files, "bytes": sizes.bytes}
+        self.do(replicas.begin_all, [Begin(2, 2, custodial=True)], now)
         self.do(insert_rows, block_dest, [{**row, "code": Reason.ROUTED, "params": params}])
         self.do(insert_rows, transfer, list(self._transfers(now)))
         return key

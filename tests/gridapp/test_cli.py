@@ -212,7 +212,7 @@ def test_apply_and_export(grid: Path, tmp_path: Path) -> None:
 
 
 def test_pfns(grid: Path) -> None:
-    found = answer("--dir", grid, "tfc", "pfn", "T0_CH_Oak_Disk", "/store/mc/x.root")
+    (found,) = answer("--dir", grid, "tfc", "lfn2pfn", "T0_CH_Oak_Disk", "/store/mc/x.root")
     assert found["pfn"].endswith("/storage/T0_CH_Oak_Disk/store/mc/x.root")
 
 

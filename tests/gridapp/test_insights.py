@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gridapp.insights import agents, data, gauges, work
+from gridapp.insights import agents, datasets, deliveries, gauges, topology, transfers, work
 from gridapp.insights.jobs import jobs_where
 from gridapp.insights.overview import overview, progress
 from gridapp.insights.tasks import TaskFacts, sentences
@@ -24,8 +24,9 @@ from gridapp.invariants import INVARIANTS
 from gridcore.db import Database, dbnow
 from gridcore.db.invariants import violations
 from gridcore.errors import NotFound, UsageError
+from gridcore.selector_parser import parse
 from prodsys.jobs.machine import JobKind, JobState
-from prodsys.selector_parser import parse
+from prodsys.selectors import JOBS
 from prodsys.states import TaskState
 
 Grid = tuple[Database, Names]
@@ -57,9 +58,9 @@ def test_all_databases_give_the_same_answers(grid: Grid, postgres_db: Database, 
         names = other[1]
         for question, *args in (
             *((overview, 60.0), (work.requests,), (work.request, names.request), (work.shares,)),
-            *((work.task, names.generate), (work.jobs, names.reduce), (data.datasets, "*auau*")),
-            *((data.dataset, EVENTS), (data.subscription, names.subscription), (data.sites,)),
-            *((data.transfers, "RETRY_WAIT"), (work.job, f"{names.generate}/1")),
+            *((work.task, names.generate), (work.jobs, names.reduce), (datasets.datasets, "*auau*")),
+            *((datasets.dataset, EVENTS), (deliveries.subscription, names.subscription), (topology.sites,)),
+            *((transfers.transfers, "RETRY_WAIT"), (work.job, f"{names.generate}/1")),
         ):
             assert ask(other, question, *args) == ask(grid, question, *args), question
         for what in (names.generate, f"{names.generate}/12", "sub:1", "req:1"):
@@ -115,7 +116,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(grid: Grid) -> None:
         ask(grid, work.task, grid[1].generate.replace("generate", "genrate"))
     assert grid[1].generate in (caught.value.hint or "")
     with pytest.raises(NotFound) as caught:
-        ask(grid, data.dataset, EVENTS.replace("UrQMD", "UrQDM"))
+        ask(grid, datasets.dataset, EVENTS.replace("UrQMD", "UrQDM"))
     assert EVENTS in (caught.value.hint or "")
     with pytest.raises(NotFound, match="no task nobody"):
         ask(grid, work.jobs, "nobody")
@@ -153,9 +154,9 @@ def test_shares_say_who_goes_first(grid: Grid) -> None:
 
 
 def test_datasets_and_who_holds_them(grid: Grid) -> None:
-    assert [one["name"] for one in ask(grid, data.datasets, "*AuAu7*")] == [SELECTED, EVENTS]
-    assert [one["name"] for one in ask(grid, data.datasets, "/minbias*/Reduced*", 1)] == [SELECTED]
-    one = ask(grid, data.dataset, EVENTS)
+    assert [one["name"] for one in ask(grid, datasets.datasets, "*AuAu7*")] == [SELECTED, EVENTS]
+    assert [one["name"] for one in ask(grid, datasets.datasets, "/minbias*/Reduced*", 1)] == [SELECTED]
+    one = ask(grid, datasets.dataset, EVENTS)
     assert (one["files"], one["events"], one["blocks"]["CLOSED"]) == (3, 30, 2)
     assert {(held["se"], held["state"]) for held in one["replicas"]} == {
         ("Alder_Disk", "COMPLETE"),
@@ -166,26 +167,26 @@ def test_datasets_and_who_holds_them(grid: Grid) -> None:
 
 
 def test_a_subscription_block_by_block(grid: Grid) -> None:
-    one = ask(grid, data.subscription, grid[1].subscription)
+    one = ask(grid, deliveries.subscription, grid[1].subscription)
     assert (one["percent"], one["blocks_done"], one["blocks"]) == (66.7, 1, 2)
     missing, there = one["block_list"]
     assert missing["sentence"].startswith("on its way from Birch_Disk")
     assert missing["transfers"] == {"RETRY_WAIT": 1}
     assert missing["turn"] == "the transfer agent"
     assert there["sentence"] == "complete and verified at Alder_Disk"
-    assert [row["id"] for row in ask(grid, data.subscriptions)] == [grid[1].subscription]
+    assert [row["id"] for row in ask(grid, deliveries.subscriptions)] == [grid[1].subscription]
 
 
 def test_transfers_and_links(grid: Grid) -> None:
-    (one,) = ask(grid, data.transfers, "retry_wait")
+    (one,) = ask(grid, transfers.transfers, "retry_wait")
     assert (one["src"], one["dst"]) == ("Birch_Disk", "Alder_Disk")
-    assert ask(grid, data.transfers, "DONE") == []
-    links = {(one["src"], one["dst"]): one for one in ask(grid, data.links)}
+    assert ask(grid, transfers.transfers, "DONE") == []
+    links = {(one["src"], one["dst"]): one for one in ask(grid, topology.links)}
     assert len(links) == 12
     parked = links["Larch_Disk", "Alder_Disk"]
     assert (parked["state"], parked["files_bad"], parked["window"]) == ("PARKED", 3, 0)
     assert links["Alder_Disk", "Birch_Disk"]["rate_mb_s"] == 12.0
-    (busy,) = ask(grid, data.transfers_by_link)
+    (busy,) = ask(grid, transfers.transfers_by_link)
     assert busy["files"] == {"RETRY_WAIT": 1}
 
 
@@ -277,7 +278,7 @@ def test_progress_is_told_in_events_or_in_percent_alone() -> None:
 
 def test_ended_jobs_are_chosen_by_the_site_they_were_at(grid: Grid) -> None:
     def chosen(where: str) -> list[str]:
-        found = ask(grid, lambda conn: jobs_where(conn, parse(where), dbnow(conn)))
+        found = ask(grid, lambda conn: jobs_where(conn, parse(where, JOBS), dbnow(conn)))
         return [one["name"] for one in found]
 
     failed = f"{grid[1].generate}/5"

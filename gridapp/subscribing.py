@@ -1,4 +1,4 @@
-"""What people change by hand, for every face: subscriptions made and ended, links switched on and off."""
+"""Subscriptions made and ended by hand, for every face."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
-from catalogs import bookkeeping, sites
+from catalogs import bookkeeping
 from catalogs.bookkeeping import DatasetRow
 from catalogs.sites import StorageElement
-from catalogs.states import Switch
 from datamgmt import subscriptions
-from gridapp.insights.values import not_found
-from gridcore import audit, identity
+from gridapp.naming import element, site_of
+from gridcore import identity
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 
@@ -68,7 +67,7 @@ def change_subscription(
     """
     with context.database.snapshot() as conn:
         row = subscriptions.one(conn, subscription_id)
-        site = _site_of(conn, _element(conn, row.se))
+        site = site_of(conn, element(conn, row.se))
     subject = Subject(owner=row.requester, group=row.group, site=site)
     identity.require(actor, Action.SUBSCRIPTION_DECIDE, subject)
     now = context.clock.now()
@@ -93,19 +92,8 @@ def _named(conn: Connection, dataset: str, se: str) -> tuple[DatasetRow, Storage
     wanted = bookkeeping.dataset_by_name(conn, dataset)
     if wanted is None:
         raise NotFound(f"there is no dataset {dataset}", hint="see: tierflow dataset list")
-    target = _element(conn, se)
-    return wanted, target, _site_of(conn, target)
-
-
-def _element(conn: Connection, name: str) -> StorageElement:
-    known = sites.by_name(sites.storage_elements(conn))
-    if name not in known:
-        raise not_found("storage element", name, known, "tierflow site list")
-    return known[name]
-
-
-def _site_of(conn: Connection, element: StorageElement) -> str:
-    return next(one.name for one in sites.sites(conn) if one.id == element.site_id)
+    target = element(conn, se)
+    return wanted, target, site_of(conn, target)
 
 
 def _group(actor: Principal, group: str | None) -> str:
@@ -116,28 +104,3 @@ def _group(actor: Principal, group: str | None) -> str:
         mine = ", ".join(sorted(actor.groups)) or "none"
         raise UsageError(f"{actor.name} is not in the group {group!r}", hint=f"groups: {mine}")
     return group
-
-
-def switch_link(
-    context: Context, src: str, dst: str, state: Switch, note: str | None, actor: Principal
-) -> dict[str, Any]:
-    """Let a link be used or not, audited: {"src", "dst", "state", "note"}. Raises NotFound, Denied."""
-    with context.database.snapshot() as conn:
-        ends = _element(conn, src), _element(conn, dst)
-        found = [
-            one for one in sites.links(conn) if (one.src_se_id, one.dst_se_id) == (ends[0].id, ends[1].id)
-        ]
-        places = [_site_of(conn, end) for end in ends]
-    if not found:
-        raise NotFound(f"there is no link {src} -> {dst}", hint="see: tierflow link list")
-    if not any(identity.may(actor, Action.SITE_CONFIGURE, Subject(site=site)) for site in places):
-        identity.require(actor, Action.SITE_CONFIGURE, Subject(site=places[0]))
-    now = context.clock.now()
-
-    def unit(conn: Connection) -> None:
-        sites.set_link_state(conn, found[0].id, state, note)
-        verb = f"link {state.value.lower()}"
-        audit.record(conn, actor.name, verb, f"link {src} -> {dst}", now, {"note": note})
-
-    context.database.transaction(unit)
-    return {"src": src, "dst": dst, "state": state.value, "note": note}

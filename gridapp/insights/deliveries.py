@@ -1,4 +1,4 @@
-"""What the data half looks like: datasets, subscriptions, transfers, links and sites."""
+"""What deliveries look like: subscriptions, and each block on its way with its sentence."""
 
 from __future__ import annotations
 
@@ -7,31 +7,22 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Integer, and_, bindparam, case, func, select
 
-from catalogs import discovery
-from catalogs import sites as topology
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, se
 from catalogs.tables import dataset as dataset_table
-from datamgmt import linkstates, reasons
-from datamgmt import transfers as transfer_rows
-from datamgmt.links import LinkPolicy
+from datamgmt import reasons
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription_history, transfer
 from datamgmt.tables import subscription as subscription_table
 from datamgmt.transfer_states import TransferState
-from gridapp.insights.values import LIMIT, not_found, plain, record, state_of
-from gridcore.db import dbnow
+from gridapp.insights.topology import se_names
+from gridapp.insights.values import LIMIT, plain, record
 from gridcore.db.statements import select_in
 from gridcore.errors import NotFound
-from prodsys import endpoints
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
-#: The stored windows are within the installation's bound already.
-_AS_STORED = LinkPolicy(window_max=10**6)
 
-DATASET_NAMES = select(dataset_table.c.name).order_by(dataset_table.c.id.desc()).limit(1000)
-SE_NAMES = select(se.c.id, se.c.name)
 _SUBSCRIPTIONS = (
     select(subscription_table, dataset_table.c.name.label("dataset"), se.c.name.label("se"))
     .join_from(subscription_table, dataset_table, dataset_table.c.id == subscription_table.c.dataset_id)
@@ -126,31 +117,6 @@ TRANSFERS_TO = (
     .where(transfer.c.block_id.in_(_IDS), transfer.c.dst_se_id == bindparam("at_se"))
     .group_by(transfer.c.block_id, transfer.c.state)
 )
-_SRC, _DST = se.alias("src_se"), se.alias("dst_se")
-BY_LINK = (
-    select(
-        _SRC.c.name.label("src"),
-        _DST.c.name.label("dst"),
-        transfer.c.state,
-        func.count().label("n"),
-        func.sum(transfer.c.bytes).label("n_bytes"),
-    )
-    .join_from(transfer, _SRC, _SRC.c.id == transfer.c.src_se_id)
-    .join(_DST, _DST.c.id == transfer.c.dst_se_id)
-    .group_by(_SRC.c.name, _DST.c.name, transfer.c.state)
-    .order_by(_SRC.c.name, _DST.c.name)
-)
-HELD_AT = (
-    select(block_replica.c.se_id, func.count().label("n"), func.sum(block.c.bytes).label("n_bytes"))
-    .join_from(block_replica, block, block.c.id == block_replica.c.block_id)
-    .where(block_replica.c.state == ReplicaState.COMPLETE)
-    .group_by(block_replica.c.se_id)
-)
-
-
-def se_names(conn: Connection) -> dict[int, str]:
-    """{id: name} of all storage elements."""
-    return {row.id: row.name for row in conn.execute(SE_NAMES)}
 
 
 def sentence(code: str | None, params: Mapping[str, Any] | None, names: Mapping[int, str]) -> str | None:
@@ -162,48 +128,17 @@ def sentence(code: str | None, params: Mapping[str, Any] | None, names: Mapping[
     return reasons.render(Reason(code), params or {}, names)
 
 
-# --- datasets ----------------------------------------------------------------------------------------
-
-
-def datasets(conn: Connection, pattern: str = "*", limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Datasets by name whose name fits the pattern, `*` standing for any text."""
-    names = ("id", "name", "state", "files", "bytes", "events", "created_at")
-    return [record(one, *names) for one in discovery.datasets(conn, pattern, limit)]
-
-
-def dataset(conn: Connection, name: str) -> dict[str, Any]:
-    """One dataset with its blocks, who holds them and who subscribed. Raises NotFound with near names."""
-    try:
-        view = discovery.dataset_show(conn, name)
-    except NotFound:
-        known = conn.execute(DATASET_NAMES).scalars()
-        raise not_found("dataset", name, known, "tierflow dataset list") from None
-    one = view.dataset
-    asked = conn.execute(SUBSCRIPTIONS_OF, {"dataset_id": one.id}).all()
-    return {
-        **record(one, "id", "name", "state", "files", "bytes", "events", "created_at"),
-        "blocks": {state.value: n for state, n in view.blocks.items()},
-        "replicas": [
-            record(held, "se", "site", "state", "blocks", "files", "bytes") for held in view.holdings
-        ],
-        "subscriptions": _subscriptions(conn, asked),
-        "block_list": [_block(found) for found in discovery.blocks(conn, name, limit=LIMIT)],
-    }
-
-
-def _block(view: discovery.BlockView) -> dict[str, Any]:
-    return {
-        **record(view.block, "name", "state", "files", "bytes", "events", "created_at", "closed_at"),
-        "replicas": {name: found.state.value for name, found in view.replicas.items()},
-    }
-
-
 # --- subscriptions -----------------------------------------------------------------------------------
 
 
 def subscriptions(conn: Connection, limit: int = LIMIT) -> list[dict[str, Any]]:
     """Subscriptions, newest first, with how much of each is there."""
     return _subscriptions(conn, conn.execute(SUBSCRIPTIONS, {"n": limit}).all())
+
+
+def subscriptions_of(conn: Connection, dataset_id: int) -> list[dict[str, Any]]:
+    """Those of one dataset, by the name of the storage element."""
+    return _subscriptions(conn, conn.execute(SUBSCRIPTIONS_OF, {"dataset_id": dataset_id}).all())
 
 
 def _subscriptions(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
@@ -290,6 +225,9 @@ def subscription_id(conn: Connection, dataset_name: str, se_name: str) -> int:
     return int(found.id)
 
 
+# --- blocks ------------------------------------------------------------------------------------------
+
+
 def blocks_at(conn: Connection, dataset_id: int, se_id: int, limit: int = LIMIT) -> list[dict[str, Any]]:
     """Blocks of a dataset as one storage element has them, what is missing first, each with its sentence."""
     rows = conn.execute(BLOCKS_AT, {"dataset_id": dataset_id, "at_se": se_id, "n": limit}).all()
@@ -336,63 +274,3 @@ def _told(row: Any, names: Mapping[int, str], here: str) -> str:
     if row.state == BlockState.OPEN:
         return f"still open: it grows at {row.origin} and is copied once it is closed"
     return sentence(row.code, row.params, names) or "closed, and not yet looked at by the block manager"
-
-
-# --- transfers, links and sites ----------------------------------------------------------------------
-
-
-def transfers(conn: Connection, state: str | None = None, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Transfers of replicas that are not complete, oldest first. Raises UsageError for an unknown state."""
-    only = state_of(TransferState, state)[0] if state else None
-    names = ("id", "lfn", "src", "dst", "state", "attempts", "bytes", "priority", "not_before")
-    more = ("claimed_by", "claimed_at", "error_class", "error", "created_at")
-    return [record(one, *names, *more) for one in transfer_rows.transfers(conn, state=only, limit=limit)]
-
-
-def transfers_by_link(conn: Connection) -> list[dict[str, Any]]:
-    """Files and bytes of transfers by link and state; links without any are left out."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in conn.execute(BY_LINK):
-        one = found.setdefault((row.src, row.dst), {"src": row.src, "dst": row.dst, "files": {}, "bytes": 0})
-        one["files"][row.state.value] = row.n
-        one["bytes"] += int(row.n_bytes)
-    return list(found.values())
-
-
-def links(conn: Connection) -> list[dict[str, Any]]:
-    """All links by their ends with what they have shown; the rate is of one stream."""
-    notes = {one.id: one.note for one in topology.links(conn)}
-    return [_link(one, notes.get(one.id)) for one in linkstates.overview(conn, dbnow(conn), _AS_STORED)]
-
-
-def _link(one: linkstates.LinkOverview, note: str | None) -> dict[str, Any]:
-    return {
-        **record(one, "id", "src", "dst", "window", "queued", "active", "files_ok", "files_bad", "bytes_ok"),
-        "state": one.phase.value if one.enabled else "DISABLED",
-        "rate_mb_s": None if one.rate is None else round(one.rate / 1e6, 3),
-        **record(one, "parked_until", "rationale", "last_error"),
-        "note": note,
-    }
-
-
-def sites(conn: Connection) -> list[dict[str, Any]]:
-    """All sites by name with their storage elements and endpoints."""
-    held = {row.se_id: row for row in conn.execute(HELD_AT)}
-    stores: dict[int, list[dict[str, Any]]] = {}
-    for one in topology.storage_elements(conn):
-        inside = held.get(one.id)
-        amounts = {"blocks": inside.n, "bytes": int(inside.n_bytes)} if inside else {"blocks": 0, "bytes": 0}
-        stores.setdefault(one.site_id, []).append({**record(one, "name", "kind", "state"), **amounts})
-    works: dict[str, list[dict[str, Any]]] = {}
-    for each in endpoints.occupancy(conn):
-        works.setdefault(each.site, []).append(
-            record(each, "name", "kind", "state", "slots", "open", "owner")
-        )
-    return [
-        {
-            **record(site, "name", "tier", "state", "note"),
-            "storage": stores.get(site.id, []),
-            "endpoints": works.get(site.name, []),
-        }
-        for site in topology.sites(conn)
-    ]

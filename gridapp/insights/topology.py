@@ -1,0 +1,71 @@
+"""What the topology looks like: sites with their storage and endpoints, links and what they have shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from catalogs import sites as topology
+from catalogs.states import ReplicaState
+from catalogs.tables import block, block_replica, se
+from datamgmt import linkstates
+from datamgmt.links import LinkPolicy
+from gridapp.insights.values import record
+from gridcore.db import dbnow
+from prodsys import endpoints
+
+#: The stored windows are within the installation's bound already.
+_AS_STORED = LinkPolicy(window_max=10**6)
+
+SE_NAMES = select(se.c.id, se.c.name)
+HELD_AT = (
+    select(block_replica.c.se_id, func.count().label("n"), func.sum(block.c.bytes).label("n_bytes"))
+    .join_from(block_replica, block, block.c.id == block_replica.c.block_id)
+    .where(block_replica.c.state == ReplicaState.COMPLETE)
+    .group_by(block_replica.c.se_id)
+)
+
+
+def se_names(conn: Connection) -> dict[int, str]:
+    """{id: name} of all storage elements."""
+    return {row.id: row.name for row in conn.execute(SE_NAMES)}
+
+
+def links(conn: Connection) -> list[dict[str, Any]]:
+    """All links by their ends with what they have shown; the rate is of one stream."""
+    notes = {one.id: one.note for one in topology.links(conn)}
+    return [_link(one, notes.get(one.id)) for one in linkstates.overview(conn, dbnow(conn), _AS_STORED)]
+
+
+def _link(one: linkstates.LinkOverview, note: str | None) -> dict[str, Any]:
+    return {
+        **record(one, "id", "src", "dst", "window", "queued", "active", "files_ok", "files_bad", "bytes_ok"),
+        "state": one.phase.value if one.enabled else "DISABLED",
+        "rate_mb_s": None if one.rate is None else round(one.rate / 1e6, 3),
+        **record(one, "parked_until", "rationale", "last_error"),
+        "note": note,
+    }
+
+
+def sites(conn: Connection) -> list[dict[str, Any]]:
+    """All sites by name with their storage elements and endpoints."""
+    held = {row.se_id: row for row in conn.execute(HELD_AT)}
+    stores: dict[int, list[dict[str, Any]]] = {}
+    for one in topology.storage_elements(conn):
+        inside = held.get(one.id)
+        amounts = {"blocks": inside.n, "bytes": int(inside.n_bytes)} if inside else {"blocks": 0, "bytes": 0}
+        stores.setdefault(one.site_id, []).append({**record(one, "name", "kind", "state"), **amounts})
+    works: dict[str, list[dict[str, Any]]] = {}
+    for each in endpoints.occupancy(conn):
+        works.setdefault(each.site, []).append(
+            record(each, "name", "kind", "state", "slots", "open", "owner")
+        )
+    return [
+        {
+            **record(site, "name", "tier", "state", "note"),
+            "storage": stores.get(site.id, []),
+            "endpoints": works.get(site.name, []),
+        }
+        for site in topology.sites(conn)
+    ]

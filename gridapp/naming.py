@@ -1,0 +1,22 @@
+"""What people name: storage elements and their sites, found or refused with near names."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from catalogs import sites
+from catalogs.sites import StorageElement
+from gridapp.insights.values import not_found
+
+
+def element(conn: Connection, name: str) -> StorageElement:
+    """The storage element of a name. Raises NotFound with near names."""
+    known = sites.by_name(sites.storage_elements(conn))
+    if name not in known:
+        raise not_found("storage element", name, known, "tierflow site list")
+    return known[name]
+
+
+def site_of(conn: Connection, element: StorageElement) -> str:
+    """The name of its site."""
+    return next(one.name for one in sites.sites(conn) if one.id == element.site_id)
