@@ -16,6 +16,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    not_,
     select,
     update,
 )
@@ -27,7 +28,7 @@ from datamgmt.routing import LinkKey
 from datamgmt.tables import block_dest, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db import insert_rows, lock_rows
-from gridcore.db.statements import run_many, select_in
+from gridcore.db.statements import one_of, run_many, select_in
 
 _ERROR_MAX = 1000
 
@@ -96,7 +97,7 @@ _ROUTE_SRC = (
     select(block_dest.c.src_se_id).where(_same_block_at(block_dest, transfer.c.dst_se_id)).scalar_subquery()
 )
 _ASTRAY = and_(
-    transfer.c.state.in_(_UNDECIDED),
+    one_of(transfer.c.state, _UNDECIDED),
     exists().where(
         _same_block_at(block_dest, transfer.c.dst_se_id), block_dest.c.src_se_id != transfer.c.src_se_id
     ),
@@ -114,7 +115,7 @@ TRY_AGAIN = (
 )
 RANK_AGAIN = (
     update(transfer)
-    .where(*_OF_REPLICA, transfer.c.state.in_(_UNDECIDED))
+    .where(*_OF_REPLICA, one_of(transfer.c.state, _UNDECIDED))
     .values(priority=bindparam("new_priority"), updated_at=bindparam("at"))
 )
 FAILED_HOPS = (
@@ -129,7 +130,7 @@ FAILED_HOPS = (
 )
 
 DROP_IDLE = delete(transfer).where(
-    *_OF_REPLICA, transfer.c.state.not_in((TransferState.ACTIVE, TransferState.CANCELLED))
+    *_OF_REPLICA, not_(one_of(transfer.c.state, (TransferState.ACTIVE, TransferState.CANCELLED)))
 )
 CANCEL_ACTIVE = (
     update(transfer)

@@ -21,7 +21,7 @@ from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState, after_failure
 from gridcore.db import lock_rows
-from gridcore.db.statements import run_each, run_many, select_in
+from gridcore.db.statements import one_of, run_each, run_many, select_in
 
 _ERROR_MAX = 1000
 _WAITING = (TransferState.QUEUED, TransferState.RETRY_WAIT)
@@ -124,7 +124,7 @@ _THIS = transfer.c.id == bindparam("row_id")
 _MINE = (_THIS, transfer.c.state == TransferState.ACTIVE, transfer.c.claimed_by == bindparam("me"))
 CLAIM = (
     update(transfer)
-    .where(_THIS, transfer.c.state.in_(_WAITING), transfer.c.src_se_id == bindparam("src"))
+    .where(_THIS, one_of(transfer.c.state, _WAITING), transfer.c.src_se_id == bindparam("src"))
     .values(
         state=TransferState.ACTIVE,
         claimed_by=bindparam("me"),

@@ -16,13 +16,13 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
-    literal_column,
     text,
 )
 
 import catalogs.tables  # noqa: F401  (foreign keys point down)
 import gridcore.tables  # noqa: F401
 from catalogs.states import Switch
+from gridcore.db.statements import one_of
 from gridcore.db.types import EnumText, Json, Key, count, flag, key, label, metadata, moment
 from prodsys.jobs.machine import JobKind, JobState
 from prodsys.states import OutputState, RequestState, TaskState
@@ -424,9 +424,7 @@ job = Table(
 
 def in_state(rows: FromClause, *states: JobState) -> ColumnElement[bool]:
     """Jobs in one of these states, written out as in the conditions of the partial indexes, word for word."""
-    written: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
-    column = rows.c.state
-    return column == written[0] if len(written) == 1 else column.in_(written)
+    return one_of(rows.c.state, states)
 
 
 #: The cold part of a job: its range or inputs, seed, run and lumi.

@@ -62,6 +62,15 @@ def claim(conn: Connection, by: Claimant, n: int, now: datetime, memory: Memory 
     A head tells the attempt before: the one it is taken for is the next. With a memory the claim may begin
     with what was seen a moment ago; whatever that leaves open is sought anew.
     """
+    try:
+        return _claimed(conn, by, n, now, memory)
+    except Exception:
+        if memory:  # it counts what is not taken after all
+            memory.clear()
+        raise
+
+
+def _claimed(conn: Connection, by: Claimant, n: int, now: datetime, memory: Memory | None) -> list[Head]:
     seen = memory.recall(by.site_id, by.endpoint_id) if memory else None
     running = _lock(conn, seen)
     taken = _take(conn, seen, by, n, now, running) if seen else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
-from gridcore.db.statements import insert_rows, lock_rows, select_in
+from gridcore.db.statements import insert_rows, lock_rows, one_of, select_in
 from gridcore.ids import task_name
 from prodsys.jobs.machine import JobKind, JobState
 from prodsys.states import TASK, TaskEvent, TaskState
@@ -103,7 +103,7 @@ ADVANCE = (
     .values(next_index=bindparam("then"), units_made=task.c.units_made + bindparam("units"))
 )
 SET_TOTAL = update(task).where(task.c.id == bindparam("task_id")).values(units_total=bindparam("total"))
-_GOES_ON = task.c.state.in_([TaskState.ACTIVE, TaskState.PAUSED])
+_GOES_ON = one_of(task.c.state, (TaskState.ACTIVE, TaskState.PAUSED))
 _READS_IT = and_(task.c.input_dataset_id == bindparam("of_dataset"), _GOES_ON)
 EXPECT_MORE = (
     update(task)

@@ -191,7 +191,7 @@ def _lists(one: _Bound, keys_of: Callable[[Sequence[Any]], Any]) -> list[Iterabl
     """The values of each part, row by row; all keys in one where the rows change alike."""
     rows = 1 if one.shape.alike else one.rows
     return [
-        repeat(v.value, rows) if isinstance(v, Same) else [keys_of(v)] if one.shape.alike else v
+        [v.value] * rows if isinstance(v, Same) else [keys_of(v)] if one.shape.alike else v
         for v in one.values
     ]
 
@@ -221,8 +221,8 @@ def _array(values: Sequence[Any]) -> Any:
         return f"{{{','.join(map(str, values))}}}"
     if kinds <= {int, float, NoneType}:
         return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
-    if kinds <= {str, NoneType}:
-        return f"{{{','.join('NULL' if value is None else _quoted(value) for value in values)}}}"
+    if kinds <= {str, int, float, NoneType}:
+        return f"{{{','.join('NULL' if value is None else _quoted(str(value)) for value in values)}}}"
     return list(values)
 
 

@@ -6,7 +6,19 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Dialect, Insert, Table, Update, bindparam, case, insert, or_, update
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Insert,
+    Integer,
+    Table,
+    Update,
+    bindparam,
+    case,
+    insert,
+    or_,
+    update,
+)
 
 from gridcore.db.idlists import within
 
@@ -33,8 +45,11 @@ class Shape(NamedTuple):
 
     @property
     def alike(self) -> bool:
-        """Whether all rows, named by one key, change in the same way."""
-        return [part.role for part in self.parts if not part.same] == [KEY]
+        """Whether all rows, named by one key that is a number, change in the same way."""
+        lists = [part for part in self.parts if not part.same]
+        return [part.role for part in lists] == [KEY] and isinstance(
+            self.table.c[lists[0].name].type, Integer
+        )
 
     def of(self, *roles: str) -> dict[int, Part]:
         """The parts with these roles, by their places."""

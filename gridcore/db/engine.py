@@ -75,20 +75,19 @@ class Database:
             raise RuntimeError("a transaction within a transaction")
         self._inside.transaction = True
         try:
-            for attempt in range(1, ATTEMPTS):
+            attempt = 0
+            while True:
+                attempt += 1
                 try:
                     return self._once(unit)
-                except Stale:
-                    pass
-                except DBAPIError as error:
-                    if not _retryable(error):
+                except (Stale, DBAPIError) as error:
+                    if isinstance(error, DBAPIError) and not _retryable(error):
                         raise self._translated(error) from error
+                    if attempt == ATTEMPTS:
+                        hint = "try again in a moment"
+                        raise Busy("others keep changing the same rows", hint=hint) from error
                 metrics.count("transaction_repeats")
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
-            try:
-                return self._once(unit)
-            except Stale:
-                raise Busy("others keep changing the same rows", hint="try again in a moment") from None
         finally:
             self._inside.transaction = False
 

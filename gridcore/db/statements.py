@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    ColumnElement,
     CompoundSelect,
     Connection,
     Delete,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Table,
     Update,
     insert,
+    literal_column,
     select,
 )
 from sqlalchemy.exc import IntegrityError
@@ -57,6 +59,13 @@ def lock_rows(conn: Connection, table: Table, ids: Iterable[int]) -> None:
 def locking(table: Table, ids: Sequence[int]) -> Read:
     """The same as a read, to be run together with others; not for SQLite."""
     return Read(_lock(table), {"ids": ids})
+
+
+def one_of(column: ColumnElement[Any], values: Iterable[str]) -> ColumnElement[bool]:
+    """The column holds one of these words, written out: partial indexes match nothing else, and a list of
+    binds cannot be run for many rows at once."""
+    written: list[ColumnElement[str]] = [literal_column(f"'{value}'") for value in values]
+    return column == written[0] if len(written) == 1 else column.in_(written)
 
 
 @cache

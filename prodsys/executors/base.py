@@ -145,7 +145,8 @@ def report_fault(report: Document, key: Key, nonce: str) -> str | None:
 
 
 def _is_usage(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= _USAGE_MAX  # which NaN is not
+    """Whether it is a number that a column takes: no bool, and no NaN, which is not within any bounds."""
+    return type(value) in (int, float) and 0 <= value <= _USAGE_MAX  # type: ignore[operator]
 
 
 def _is_output(entry: object) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gridcore.db import bulk
 from gridcore.db.bulk import Change, New, Write
+from gridcore.db.engine import Stale
 from gridcore.db.statements import insert_new, lock_rows
 from prodsys.jobs.machine import ACTIVE, JobKind, JobState
 from prodsys.tables import class_use, job_class, share_node, task_count
@@ -112,7 +113,7 @@ class Tally:
         before = [*first, *(one.change() for one in classes)]
         found = bulk.write(conn, [*before, *_uses(uses), *self._tasks(), *self._leaves()])
         if uses and found[len(before)] < len(uses):
-            _open_missing(conn, uses)
+            _open_missing(conn, uses, found[len(before)])
         return found[: len(first)]
 
     def _classes(self) -> list[_Lines]:
@@ -181,9 +182,14 @@ def _by_column(uses: Sequence[Use]) -> dict[str, Sequence[int]]:
     return dict(zip(_USE, zip(*uses, strict=True), strict=True))
 
 
-def _open_missing(conn: Connection, uses: Sequence[Use]) -> None:
-    """The first jobs of classes at a site; of two at once the second adds to the first one's."""
+def _open_missing(conn: Connection, uses: Sequence[Use], touched: int) -> None:
+    """The first jobs of classes at a site; of two at once the second adds to the first one's.
+
+    Raises Stale where more rows are there by now than were `touched`.
+    """
     known = {tuple(row) for row in conn.execute(USES, {"pairs": [use[:2] for use in uses]})}
+    if len(known) > touched:  # made by another since: nothing was added to these
+        raise Stale
     new = [use for use in uses if use[:2] not in known]
     try:
         with conn.begin_nested():

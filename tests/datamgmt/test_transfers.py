@@ -192,7 +192,7 @@ def test_a_cancelled_copy_keeps_its_row_until_its_agent_lets_go(grid: DataGrid) 
     fill(grid, 4)
     (copying,) = claim(grid, 1)
     grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
-    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
+    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B), (2, B)], now))
     grid.check()
     assert states(grid) == [TransferState.CANCELLED]
     assert settle(grid, [good(copying)]) == Settled(stale=1)
@@ -203,7 +203,7 @@ def test_a_takeover_forgets_cancelled_copies(grid: DataGrid) -> None:
     fill(grid, 1)
     claim(grid)
     grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
-    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B)], now))
+    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B), (2, B)], now))
     assert grid.do(lambda conn, now: tries.abandon(conn, B, [], now)) == 0
     assert grid.count(transfer) == 0
 

@@ -96,6 +96,29 @@ def test_a_change_adds_puts_and_lowers_where_it_may(parcels: Database, n: int) -
     assert [row[3] for row in rows(parcels)] == [10.5] * n
 
 
+def test_a_bound_that_all_rows_share_lowers_them(parcels: Database) -> None:
+    lower = Change(PARCEL, {"id": [1, 2, 3], "part": Same(1)}, low={"weight": Same(2.0)})
+    alike = Change(PARCEL, {"id": [1, 2, 3]}, low={"weight": Same(1.5)})
+    assert parcels.transaction(lambda conn: bulk.write(conn, [parcel([1, 2, 3]), lower])) == [3, 3]
+    assert [row[3] for row in rows(parcels)] == [1.0, 2.0, 2.0]
+    assert parcels.transaction(lambda conn: bulk.write(conn, [alike])) == [3]
+    assert [row[3] for row in rows(parcels)] == [1.0, 1.5, 1.5]
+
+
+def test_rows_may_be_named_by_texts(parcels: Database) -> None:
+    names = ['a"b', "it's", "c"]
+    change = Change(PARCEL, {"name": names[:2]}, put={"weight": Same(None)})
+    parcels.transaction(lambda conn: bulk.write(conn, [parcel([1, 2, 3], names), change]))
+    assert [row[3] for row in rows(parcels)] == [None, None, 3.0]
+
+
+def test_numbers_among_texts_arrive_as_texts(parcels: Database, way: str) -> None:
+    if way == "direct" or parcels.dialect == "sqlite":
+        given: Any = [5, "x", None]
+        parcels.transaction(lambda conn: bulk.write(conn, [parcel([1, 2, 3], given)]))
+        assert [row[2] for row in rows(parcels)] == ["5", "x", None]
+
+
 def test_rows_named_by_one_key_alone_change_alike(parcels: Database) -> None:
     change = Change(
         PARCEL, {"id": [1, 2]}, {"part": Same(4)}, {"name": Same("x")}, only={"name": None, "part": 1}

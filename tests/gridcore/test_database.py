@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import OperationalError
 
 from catalogs.tables import holding
-from gridcore.db import Database, counters, dbnow, insert_rows, leases, lock_rows, outbox, quotas
+from gridcore.db import Database, counters, dbnow, engine, insert_rows, leases, lock_rows, outbox, quotas
+from gridcore.db.engine import Stale
 from gridcore.db.keys import Keys
-from gridcore.errors import LeaseLost, Unavailable, UsageError
+from gridcore.errors import Busy, LeaseLost, Unavailable, UsageError
 from gridcore.tables import account, lease, quota
 
 NOBODY = leases.Owner("ghost@here", "elsewhere", "boot", 1, 1)
@@ -44,6 +46,22 @@ def test_transaction_commits_and_rolls_back(database: Database) -> None:
         database.transaction(fails)
     with database.snapshot() as conn:
         assert conn.execute(select(account.c.name)).scalars().all() == ["anna"]
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_who_always_comes_second_is_told_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    monkeypatch.setattr(engine, "ATTEMPTS", 2)
+    runs = []
+
+    def unit(_: Connection) -> None:
+        runs.append(1)
+        raise Stale if stale else OperationalError(None, None, Exception("database is locked"))
+
+    with pytest.raises(Busy, match="others keep changing"):
+        database.transaction(unit)
+    assert len(runs) == 2
 
 
 def test_snapshot_refuses_to_write(database: Database) -> None:

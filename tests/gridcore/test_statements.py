@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Executable, Index, Insert, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import Delete, Executable, Index, Insert, MetaData, String, Table, UniqueConstraint, Update
 from sqlalchemy.dialects import oracle
 from sqlalchemy.dialects.oracle.base import RESERVED_WORDS
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -108,3 +108,13 @@ def test_a_statement_suits_oracle(name: str) -> None:
     assert "ON CONFLICT" not in text
     assert "SKIP LOCKED" not in text
     assert all(len(bind) <= NAME_MAX for bind in result.bind_names.values())
+
+
+def test_what_changes_rows_may_be_run_for_many_at_once() -> None:
+    """A list of binds with fixed values is refused by executemany, and only once there are two rows."""
+    found = {}
+    for name, statement in STATEMENTS.items():
+        if isinstance(statement, Update | Delete):
+            binds = compiled(statement).binds.values()
+            found[name] = [bind.key for bind in binds if bind.expanding and not bind.required]
+    assert {name: keys for name, keys in found.items() if keys} == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, func, select, update
 from catalogs.tables import wish
 from gridcore.db import Database
 from prodsys import accounting
+from prodsys.executors.base import report_fault
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
@@ -75,6 +77,16 @@ def test_no_more_time_is_charged_than_has_passed(grid: FailingGrid) -> None:
     grid.port.finished(grid.call(BIRCH), [(item.key, said)])
     (row,) = grid.rows(select(func.sum(share_node.c.used).label("used")))
     assert 0 < row.used < 3600
+
+
+@pytest.mark.parametrize("wall_s", [True, math.nan, math.inf, -1, 10**400, "1"])
+def test_usage_that_is_no_number_is_no_sound_report(grid: FailingGrid, wall_s: object) -> None:
+    (item,) = grid.claim(BIRCH)
+    said = {**report(item.document, None), "version": 1, "key": item.key, "nonce": "n"}
+    assert report_fault(said, item.key, "n") is None
+    assert report_fault({**said, "usage": {"wall_s": wall_s}}, item.key, "n") == (
+        "the report's usage is malformed"
+    )
 
 
 # --- another hand meanwhile --------------------------------------------------------------------------------

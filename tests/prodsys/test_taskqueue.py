@@ -13,12 +13,15 @@ from servers import backlog
 from servers.backlog import NOW, fill
 from sqlalchemy import Connection, event, select, update
 
-from gridcore.db import Database, driver, insert_rows
+from gridcore.db import Database, bulk, driver, engine, insert_rows
+from gridcore.db.engine import Stale
+from gridcore.errors import Busy
 from prodsys import accounting, attempts, taskqueue
 from prodsys.attempts import Claimant
 from prodsys.jobs import store
 from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Head, Move
+from prodsys.outlook import Memory
 from prodsys.tables import attempt, class_use, job, job_class, job_history, task, work_limit
 
 LATER = NOW + timedelta(hours=1)
@@ -122,6 +125,56 @@ def test_what_returns_to_the_queue_is_found_again(database: Database) -> None:
     database.transaction(lambda conn: store.apply(conn, back, LATER))
     database.transaction(lambda conn: conn.execute(attempt.delete().where(attempt.c.job_id < 5)))
     assert sorted(one.id for one in claim(database, 16)) == [1, 2, 3, 4]
+
+
+def test_what_is_not_taken_after_all_is_not_remembered(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, 80)
+    memory, tries = Memory(kept_s=3600), Counter[str]()
+    take = store.take
+
+    def unit(conn: Connection) -> list[int]:
+        tries["units"] += 1
+        return [one.id for _ in range(2) for one in taskqueue.claim(conn, by, 8, LATER, memory)]
+
+    def disturbed(*given: Any) -> list[Head]:
+        tries["takes"] += 1
+        if tries["takes"] == 2:  # the first claim of the unit is undone with the second
+            raise Stale
+        return take(*given)
+
+    by = Claimant(endpoint_id=1, site_id=1, agent="agent", instance="0123456789ab")
+    with database.snapshot() as conn:
+        first = [one.id for one in taskqueue.preview(conn, 1, 8, LATER)]
+    monkeypatch.setattr(store, "take", disturbed)
+    taken = database.transaction(unit)
+    assert (tries["units"], len(set(taken)), taken[:8]) == (2, 16, first)
+    seen = memory.recall(1, 1)
+    assert seen
+    assert sum(seen.kinds.values()) == 64
+
+
+def test_a_use_made_by_another_meanwhile_is_counted_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, 16)
+    write, made = bulk.write, list[int]()
+
+    def behind(conn: Connection, writes: Any) -> list[int]:
+        found = write(conn, writes)
+        if not made:  # between the update that finds no row and the look at which are there
+            made.extend(conn.execute(select(job_class.c.id)).scalars())
+            insert_rows(conn, class_use, [{"class_id": one, "site_id": 1} for one in made])
+        return found
+
+    monkeypatch.setattr(bulk, "write", behind)
+    monkeypatch.setattr(engine, "ATTEMPTS", 1)
+    with pytest.raises(Busy):
+        claim(database, 8)
+    monkeypatch.undo()
+    claim(database, 8)
+    assert sum(row.jobs for row in rows(database, select(class_use.c.jobs))) == 8
 
 
 def test_a_preview_takes_nothing(database: Database) -> None:
