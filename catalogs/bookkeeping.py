@@ -147,11 +147,10 @@ RUNS = (
 
 def create_dataset(conn: Connection, key: int, name: str, policy: BlockPolicy, now: datetime) -> int:
     """The id of the dataset of that name, made if there is none; an existing one keeps its policy."""
-    parts = dict(zip(("prim", "proc", "data_tier"), check_dataset(name).split("/")[1:], strict=True))
     row = {
         "id": key,
         "name": name,
-        **parts,
+        **parts_of(name),
         "state": DatasetState.OPEN,
         "block_files": policy.files,
         "block_bytes": policy.bytes,
@@ -162,6 +161,11 @@ def create_dataset(conn: Connection, key: int, name: str, policy: BlockPolicy, n
     if found is None and insert_new(conn, dataset, row):
         return key
     return int((found or conn.execute(DATASET_NAMED, {"name": name}).one()).id)
+
+
+def parts_of(name: str) -> dict[str, str]:
+    """The columns of what a dataset's name says. Raises UsageError."""
+    return dict(zip(("prim", "proc", "data_tier"), check_dataset(name).split("/")[1:], strict=True))
 
 
 def close_dataset(conn: Connection, dataset_id: int) -> bool:
@@ -233,12 +237,14 @@ def close_blocks(conn: Connection, ids: Iterable[int], code: str, now: datetime)
 
 
 def close_due(conn: Connection, now: datetime, n: int) -> int:
-    """Close up to `n` blocks that are due; how many. All their datasets are locked before the first block."""
+    """Close up to `n` blocks that are due; how many. All their datasets are locked before the first
+    block, all blocks before the first counter."""
     by_code: dict[str, list[int]] = defaultdict(list)
     for block_id, code in due_blocks(conn, now)[:n]:
         by_code[code].append(block_id)
     ids = sorted(key for found in by_code.values() for key in found)
     lock_rows(conn, dataset, conn.execute(DATASETS_OF, {"ids": ids}).scalars())
+    lock_rows(conn, block, ids)
     return sum(len(close_blocks(conn, found, code, now)) for code, found in by_code.items())
 
 

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from catalogs.bookkeeping import BlockPolicy
 from gridcore.errors import Conflict, UsageError
@@ -107,7 +107,7 @@ def batch_of(files: Iterable[NewFile]) -> tuple[FileBatch, list[int]]:
 
 
 def check(batch: FileBatch) -> None:
-    """Raises UsageError naming the first file whose name, size, checksum or event count cannot be, and
+    """Raises UsageError naming the first file whose name, size, checksum, event count or lumis cannot be, and
     Conflict for one that is there twice."""
     if not len(batch):
         return
@@ -124,6 +124,12 @@ def check(batch: FileBatch) -> None:
     _check_counts(batch, "size", batch.bytes, COUNT_MAX)
     _check_counts(batch, "adler32", batch.adler32, ADLER32_MAX)
     _check_counts(batch, "number of events", [events or 0 for events in batch.events], COUNT_MAX)
+    for place, runs in batch.runs.items():
+        numbers = chain(runs, chain.from_iterable(chain.from_iterable(runs.values())))
+        if wrong := next((one for one in numbers if not 0 <= one <= COUNT_MAX), None):
+            raise UsageError(
+                f"{batch.lfn(place)} has a run or lumi {wrong}", hint=f"it is between 0 and {COUNT_MAX}"
+            )
 
 
 def _check_counts(batch: FileBatch, what: str, values: Sequence[int], most: int) -> None:

@@ -6,6 +6,7 @@ lumis as a set of (run, first, last), what a walk leads to as a list of such fac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -285,4 +286,5 @@ def _common(texts: list[str]) -> str:
 
 
 def _head(value: Value) -> str:
-    return value.start if isinstance(value, Glob) else str(value)
+    # In quotes `*` and `?` are themselves: behind them it would be a pattern that nothing bounds.
+    return value.start if isinstance(value, Glob) else re.split(r"[*?]", str(value), maxsplit=1)[0]

@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
+from catalogs.bookkeeping import parts_of
 from catalogs.states import BlockState, ReplicaState
-from catalogs.tables import block, block_replica, dataset, holding, se, se_use
+from catalogs.tables import block, block_replica, block_run, data_file, dataset, file_run, holding, se, se_use
 from gridcore.db import bulk, counters, lock_rows
-from gridcore.db.bulk import Change
+from gridcore.db.bulk import Change, New
 
 _HOLDING = ("blocks", "closed", "files", "bytes")
 _USE = ("files", "complete_bytes", "arriving_bytes", "leaving_bytes", "transit_bytes")
@@ -113,6 +114,34 @@ DRIFTS: dict[str, Select[Any]] = {
 }
 
 
+#: Older agents do not write the parts of names.
+UNSPLIT = select(dataset.c.id, dataset.c.name).where(dataset.c.prim.is_(None)).order_by(dataset.c.id)
+_SPANS = (
+    select(
+        data_file.c.block_id,
+        file_run.c.run,
+        func.min(file_run.c.first_lumi).label("first_lumi"),
+        func.max(file_run.c.last_lumi).label("last_lumi"),
+    )
+    .join_from(file_run, data_file, data_file.c.id == file_run.c.file_id)
+    .group_by(data_file.c.block_id, file_run.c.run)
+    .subquery("span")
+)
+#: Where the files of a block reach beyond what it knows of a run.
+SPANS = (
+    select(*_SPANS.c, block_run.c.run.label("known"))
+    .outerjoin_from(
+        _SPANS, block_run, and_(block_run.c.block_id == _SPANS.c.block_id, block_run.c.run == _SPANS.c.run)
+    )
+    .where(
+        or_(
+            block_run.c.run.is_(None),
+            block_run.c.first_lumi > _SPANS.c.first_lumi,
+            block_run.c.last_lumi < _SPANS.c.last_lumi,
+        )
+    )
+    .order_by(_SPANS.c.block_id, _SPANS.c.run)
+)
 MENDED = ((holding, HOLDINGS), (holding, NEW_HOLDINGS), (se_use, USES), (se_use, NEW_USES))
 ALL_SE = select(se.c.id)
 
@@ -128,9 +157,10 @@ def mend(conn: Connection) -> dict[str, int]:
 
     Only where something is wrong are storage elements locked: that keeps others from mending the same.
     """
+    split = _split_names(conn)
     found = drift(conn)
     if not found:
-        return {}
+        return split
     lock_rows(conn, se, conn.execute(ALL_SE).scalars())
     if rows := conn.execute(CLOSED).all():
         ids, short = zip(*rows, strict=True)
@@ -141,4 +171,33 @@ def mend(conn: Connection) -> dict[str, int]:
         keys = len(table.primary_key.columns)
         more = {tuple(row[:keys]): [int(n) for n in row[keys:]] for row in conn.execute(statement)}
         counters.grow(conn, table, more)
-    return found
+    return found | split
+
+
+def span_runs(conn: Connection) -> dict[str, int]:
+    """Put right between which lumis the files of blocks lie; how many runs of blocks there were.
+
+    It looks through all files: for once, after an upgrade. Locks those blocks.
+    """
+    locked = {row.block_id for row in conn.execute(SPANS)}
+    if not locked:
+        return {}
+    lock_rows(conn, block, locked)
+    rows = [row for row in conn.execute(SPANS) if row.block_id in locked]
+    new, grown = [row for row in rows if row.known is None], [row for row in rows if row.known is not None]
+    keys, ends = ("block_id", "run"), ("first_lumi", "last_lumi")
+    added = {name: [row._mapping[name] for row in new] for name in keys + ends}
+    named = {name: [row._mapping[name] for row in grown] for name in keys}
+    put = {name: [row._mapping[name] for row in grown] for name in ends}
+    bulk.write(conn, [New(block_run, added), Change(block_run, named, put=put)])
+    return {"block_runs": len(rows)}
+
+
+def _split_names(conn: Connection) -> dict[str, int]:
+    rows = conn.execute(UNSPLIT).all()
+    if not rows:
+        return {}
+    parts = [parts_of(row.name) for row in rows]
+    put = {name: [one[name] for one in parts] for name in parts[0]}
+    bulk.write(conn, [Change(dataset, {"id": [row.id for row in rows]}, put=put)])
+    return {"names": len(rows)}

@@ -102,10 +102,14 @@ def register(
     check(batch)
     if len(reserved.files) < len(batch):
         raise ValueError(f"{len(reserved.files)} keys were reserved for {len(batch)} files")
-    parents = parentage.datasets_of(conn, {parent for _, parent in batch.parents})
+    named = {parent for _, parent in batch.parents}
+    parents = parentage.datasets_of(conn, named)
     lock_rows(conn, dataset, [dataset_id, *parentage.unknown(conn, dataset_id, parents)])
     target = bookkeeping.dataset_by_id(conn, dataset_id)
     ids = _ids(conn, reserved, target, se_id, batch, now)
+    told = {parent for place, parent in batch.parents if ids[place] in reserved.files}
+    if told != named:  # a file registered before keeps the parents it has
+        parents = parentage.datasets_of(conn, told)
     parentage.add(conn, dataset_id, parents)
     return [ids[place] for place in places]
 

@@ -11,6 +11,7 @@ from gridcore.db import Database
 def mend(database: Database) -> dict[str, int]:
     """How many counters of each kind were wrong and are right now."""
     found: dict[str, int] = {}
-    for unit in (prodsys.recount.mend, catalogs.recount.mend, datamgmt.recount.mend):
+    units = (prodsys.recount.mend, catalogs.recount.mend, catalogs.recount.span_runs, datamgmt.recount.mend)
+    for unit in units:
         found |= database.transaction(unit)
     return found

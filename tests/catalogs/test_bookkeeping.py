@@ -137,6 +137,9 @@ def test_an_lfn_belongs_to_one_dataset(grid: Grid) -> None:
         (NewFile(lfn="/store/x.root", bytes=1, adler32=2**32), UsageError),
         (NewFile(lfn="/store/x.root", bytes=1, adler32=1, events=-1), UsageError),
         (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(5, 4)]}), UsageError),
+        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={2**70: [(1, 2)]}), UsageError),
+        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(-1, 2)]}), UsageError),
+        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(1, 2**63)]}), UsageError),
         (NewFile(lfn="/store/x.root", bytes=1, adler32=1, parents=(999,)), NotFound),
     ],
 )
@@ -345,6 +348,16 @@ def test_datasets_descend_from_those_of_their_files_parents(grid: Grid) -> None:
     with pytest.raises(Conflict, match="cannot be made from /Toy/v2/DST: that is made from it"):
         grid.register(new_file(4, parents=(child,)))
     assert grid.read(parentage.ancestors, [grid.dataset_id]) == set()
+
+
+def test_a_repeat_with_other_parents_leaves_the_family_as_it_was(grid: Grid) -> None:
+    (raw,) = grid.register(new_file(1))
+    other = grid.make_dataset("/Toy/v2/DST")
+    grid.register(new_file(2), dataset_id=other)
+    grid.register(new_file(2, parents=(raw,)), dataset_id=other)
+    assert grid.read(parentage.ancestors, [other]) == set()
+    grid.register(new_file(2, parents=(raw,)), new_file(3, parents=(raw,)), dataset_id=other)
+    assert grid.read(parentage.ancestors, [other]) == {grid.dataset_id}
 
 
 def test_writers_that_register_the_same_files_at_once_agree(grid: Grid) -> None:

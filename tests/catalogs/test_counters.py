@@ -14,7 +14,7 @@ from catalogs import bookkeeping, holdings, recount, replicas, space
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.holdings import Held
 from catalogs.space import Space, Use
-from catalogs.tables import block, dataset, holding, se, se_use
+from catalogs.tables import block, block_run, dataset, holding, se, se_use
 from gridcore.db.invariants import violations
 
 
@@ -152,6 +152,35 @@ def test_what_older_code_did_not_count_is_put_right(grid: Grid) -> None:
     assert grid.do(recount.mend) == wrong
     assert grid.read(recount.drift) == grid.do(recount.mend) == {}
     assert held(grid) == {ALDER: (1, 1, 1, 30), BIRCH: (1, 1, 1, 30)}
+
+
+def test_names_that_older_code_wrote_whole_are_split(grid: Grid) -> None:
+    key = grid.make_dataset("/Min/Spring-v2/RAW-RECO")
+
+    def forget(conn: Connection) -> None:
+        conn.execute(update(dataset).where(dataset.c.id == key).values(prim=None, proc=None, data_tier=None))
+
+    grid.do(forget)
+    assert [grid.do(recount.mend), grid.do(recount.mend)] == [{"names": 1}, {}]
+    row = grid.read(lambda conn: conn.execute(dataset.select().where(dataset.c.id == key)).one())
+    assert (row.prim, row.proc, row.data_tier) == ("Min", "Spring-v2", "RAW-RECO")
+
+
+def test_lumis_that_older_code_registered_are_found_again(grid: Grid) -> None:
+    def known() -> list[tuple[int, ...]]:
+        rows = block_run.select().order_by(block_run.c.run)
+        return grid.read(lambda conn: [tuple(row)[1:] for row in conn.execute(rows)])
+
+    grid.register(new_file(1, runs={7: [(5, 9), (20, 22)], 8: [(3, 3)], 9: [(1, 4)]}))
+    wanted = known()
+
+    def forget(conn: Connection) -> None:
+        conn.execute(delete(block_run).where(block_run.c.run == 8))
+        conn.execute(update(block_run).where(block_run.c.run == 7).values(last_lumi=9))
+
+    grid.do(forget)
+    assert [grid.do(recount.span_runs), grid.do(recount.span_runs)] == [{"block_runs": 2}, {}]
+    assert known() == wanted
 
 
 # --- races -------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ def test_a_thousand_names_and_many_stars_are_within_the_limits() -> None:
     assert planned(f"dataset in ({', '.join(['a'] * 1000)})")
     assert planned("dataset=" + "a*" * 8)
     assert planned("dataset=" + "*" * 300).start == ""
+    assert planned('dataset="/A*b?c"').start == "/A"
 
 
 # --- planning changes no meaning ------------------------------------------------------------------------

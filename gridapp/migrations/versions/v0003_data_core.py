@@ -36,9 +36,12 @@ COUNT_CLOSED = """
 UPDATE dataset SET closed_blocks =
     (SELECT count(*) FROM block WHERE block.dataset_id = dataset.id AND block.state = 'CLOSED')
 """
+#: Blocks grow old within a century: more is no moment, and overflows.
 SET_CLOSE_BY = """
-UPDATE block SET close_by = created_at +
-    (SELECT CAST(dataset.block_age_s * 1000000 AS BIGINT) FROM dataset WHERE dataset.id = block.dataset_id)
+UPDATE block SET close_by = created_at + (
+    SELECT CAST(1000000 * CASE WHEN dataset.block_age_s < 3153600000 THEN dataset.block_age_s
+        ELSE 3153600000 END AS BIGINT)
+    FROM dataset WHERE dataset.id = block.dataset_id)
 WHERE state = 'OPEN'
 """
 SET_SIZES = """
