@@ -14,7 +14,7 @@ from gridcore.db import bulk
 from gridcore.db.bulk import Change, New, Same, Values
 from gridcore.db.statements import run_many, select_in
 from gridcore.ids import BatchKey
-from prodsys.jobs.machine import JobState
+from prodsys.jobs.machine import LIVE, JobState
 from prodsys.tables import attempt, in_state, job
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ class Attempt(NamedTuple):
     ended_at: datetime | None
     error_class: str | None
 
-
-#: Jobs an endpoint holds, in the words of their index.
-LIVE = (JobState.LEASED, JobState.SUBMITTED, JobState.RUNNING)
 
 _COLUMNS = (
     attempt.c.job_id,

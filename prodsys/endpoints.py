@@ -14,7 +14,7 @@ from gridcore.db import leases
 from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.errors import Conflict, NotFound
 from gridcore.tables import lease
-from prodsys.attempts import LIVE
+from prodsys.jobs.machine import LIVE
 from prodsys.tables import attempt, endpoint, in_state, job
 
 

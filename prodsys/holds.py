@@ -8,15 +8,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, select, text
+from sqlalchemy import Connection, Integer, bindparam, select
 
 from gridcore.db.statements import lock_rows, select_in
 from prodsys import classes, jobmaking
 from prodsys.classes import ClassSpec
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobKind, JobState
+from prodsys.jobs.machine import TROUBLE, JobEvent, JobKind, JobState
 from prodsys.jobs.store import POINT, Move, rank_of
-from prodsys.tables import job, job_class, queue
+from prodsys.tables import in_state, job, job_class, queue
 from prodsys.tasks import Task
 
 #: What a job held by its request's pause says, and what its history says where it changed its class.
@@ -27,24 +27,18 @@ BAND = POINT
 _OF_TASK = job.c.task_id == bindparam("of_task")
 
 
-def _is(state: JobState) -> Any:
-    """A condition that partial indices know."""
-    name = f"is_{state.name.lower()}"
-    return job.c.state == bindparam(name, state, type_=job.c.state.type, literal_execute=True)
-
-
 _SHORT = select(job.c.id, job.c.attempt, job.c.class_id, job.c.kind, job.c.state, job.c.rank)
 #: The newest first: that is where the waiting ones are.
 READY = (
-    _SHORT.where(_OF_TASK, _is(JobState.READY))
+    _SHORT.where(_OF_TASK, in_state(job, JobState.READY))
     .order_by(job.c.idx.desc())
     .limit(bindparam("n", type_=Integer))
 )
 #: As the partial index says it, word for word: SQLite uses it for nothing less.
-_TROUBLE = text("job.state IN ('HELD', 'FAILED', 'RETRY_WAIT', 'LOST')")
+_TROUBLE = in_state(job, *TROUBLE)
 #: Without an order, which would have the planner walk the primary key.
 HELD_BY_PAUSE = (
-    _SHORT.where(_OF_TASK, _TROUBLE, _is(JobState.HELD))
+    _SHORT.where(_OF_TASK, _TROUBLE, in_state(job, JobState.HELD))
     .where(job.c.hold_kind == "policy", job.c.code == PAUSED)
     .limit(bindparam("n", type_=Integer))
 )

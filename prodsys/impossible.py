@@ -13,10 +13,10 @@ from prodsys import assignments, classes
 from prodsys.brokerage import Requirements, SiteFacts, Verdict, judge, judge_any
 from prodsys.jobs.machine import JobState
 from prodsys.policies import Choice
-from prodsys.tables import job, job_class, share_node, task
+from prodsys.tables import in_state, job, job_class, share_node, task
 from prodsys.workflow import Step
 
-_READY = job.c.state == bindparam("ready", JobState.READY, type_=job.c.state.type, literal_execute=True)
+_READY = in_state(job, JobState.READY)
 _FIRST = (
     select(job.c.task_id)
     .where(job.c.class_id == job_class.c.id, _READY)

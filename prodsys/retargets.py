@@ -17,16 +17,16 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, Integer, bindparam, select
 
 from catalogs.tables import block_replica, site
-from gridcore.db.statements import lock_rows, select_in
+from gridcore.db.statements import lock_rows, one_of, select_in
 from prodsys import classes, holds, tasks
 from prodsys.brokerage import Requirements, SiteFacts, judge
 from prodsys.classes import ClassSpec
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.jobs.machine import TROUBLE, JobEvent, JobState
 from prodsys.jobs.store import Move
 from prodsys.retries import ErrorClass, Reason, RetryRule
 from prodsys.states import TaskState
-from prodsys.tables import attempt, endpoint, job, job_class, job_history, queue, task_count
+from prodsys.tables import attempt, endpoint, in_state, job, job_class, job_history, queue, task_count
 
 #: Sites a job stays away from at most; each set of them is a class of its own.
 AWAY_MAX = 3
@@ -131,20 +131,11 @@ FAILURES = (
     .order_by(attempt.c.job_id, attempt.c.attempt.desc())
 )
 _SOME_HELD = select(task_count.c.task_id).where(task_count.c.state == JobState.HELD, task_count.c.jobs > 0)
-_STATE = job.c.state.type
 #: The first condition is that of the index of jobs in trouble, word for word.
 _HELD_FOR_INPUT = (
-    job.c.state.in_(
-        bindparam(
-            "trouble",
-            [JobState.HELD, JobState.FAILED, JobState.RETRY_WAIT, JobState.LOST],
-            type_=_STATE,
-            expanding=True,
-            literal_execute=True,
-        )
-    ),
-    job.c.state == bindparam("held", JobState.HELD, type_=_STATE, literal_execute=True),
-    job.c.hold_kind == bindparam("for_input", "input", type_=job.c.hold_kind.type, literal_execute=True),
+    in_state(job, *TROUBLE),
+    in_state(job, JobState.HELD),
+    one_of(job.c.hold_kind, ["input"]),
 )
 INPUT_IS_BACK = (
     select(job.c.id, job.c.attempt)

@@ -18,7 +18,7 @@ from gridapp.insights.values import iso, some
 from prodsys import brokerage, classes, impossible
 from prodsys.brokerage import Refusal, Requirements, SiteFacts
 from prodsys.jobs.machine import JobState
-from prodsys.tables import class_site, job, job_class
+from prodsys.tables import class_site, in_state, job, job_class
 
 #: Jobs ahead are counted up to this many.
 COUNTED = 10_000
@@ -32,7 +32,7 @@ VERDICTS = (
     .where(class_site.c.class_id == bindparam("of_class"))
     .order_by(class_site.c.eligible.desc(), site.c.name)
 )
-_READY = job.c.state == bindparam("ready", JobState.READY, type_=job.c.state.type, literal_execute=True)
+_READY = in_state(job, JobState.READY)
 _AHEAD = (
     select(job.c.id)
     .where(job.c.class_id == bindparam("of_class"), _READY, job.c.rank <= bindparam("own_rank"))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Dialect, Table
 from gridcore.db import bulk_texts, driver
 from gridcore.db.bulk_texts import ADD, KEY, LOW, NEW, ONLY, PUT, Part, Shape
 from gridcore.db.driver import Call
+from gridcore.db.idlists import array_text
 
 #: New rows from which on COPY is quicker than arrays, though it shares no round trip.
 COPY_FROM = 1000
@@ -222,12 +223,8 @@ def _array(values: Sequence[Any]) -> Any:
     if kinds <= {int, float, NoneType}:
         return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
     if kinds <= {str, int, float, NoneType}:
-        return f"{{{','.join('NULL' if value is None else _quoted(str(value)) for value in values)}}}"
+        return array_text([None if value is None else str(value) for value in values])
     return list(values)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _copy(conn: Connection, one: _Bound) -> int:

@@ -14,14 +14,10 @@ from sqlalchemy import Boolean, ColumnElement, String, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from gridcore.errors import UsageError
-
 _LIKE = str.maketrans({"%": "\\%", "_": "\\_", "\\": "\\\\", "*": "%", "?": "_"})
 _GLOB = str.maketrans({"[": "[[]"})
 
 
-#: A pattern's length and its wildcards, at most.
-PATTERN_MAX, WILDCARDS_MAX = 200, 8
 _WILD = re.compile(r"[*?]")
 
 
@@ -56,22 +52,6 @@ def prefix_range(pattern: str) -> tuple[str, str] | tuple[()]:
     after = ord(kept[-1]) + 1
     # Halves of surrogate pairs are no characters.
     return prefix, kept[:-1] + chr(0xE000 if 0xD800 <= after < 0xE000 else after)
-
-
-def check_pattern(pattern: str) -> str:
-    """The pattern, runs of `*` made one. Raises UsageError for one that is too long or too wild."""
-    folded = re.sub(r"\*{2,}", "*", pattern)
-    if len(pattern) > PATTERN_MAX:
-        raise UsageError(
-            f"a pattern of {len(pattern)} characters is too long", hint=f"use at most {PATTERN_MAX}"
-        )
-    if not folded.isprintable():
-        raise UsageError(f"the pattern {folded!r} has control characters", hint="names have none")
-    if (wild := len(_WILD.findall(folded))) > WILDCARDS_MAX:
-        raise UsageError(
-            f"the pattern {folded} has {wild} wildcards", hint=f"use at most {WILDCARDS_MAX} of * and ?"
-        )
-    return folded
 
 
 def _written(element: Like, compiler: Any, options: dict[str, Any], at_least: str, below: str) -> list[str]:

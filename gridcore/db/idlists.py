@@ -7,7 +7,7 @@ an array, SQLite and Oracle one of JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Boolean, Column, Dialect, Text, bindparam
@@ -38,11 +38,16 @@ class NameList(TypeDecorator[Iterable[str]]):
         """The names as the dialect reads them."""
         if dialect.name != "postgresql":
             return json.dumps(list(value or ()))
-        return f"{{{','.join(map(_quoted, value or ()))}}}"
+        return array_text(list(value or ()))
 
 
-def _quoted(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+def array_text(values: Sequence[str | None]) -> str:
+    """Texts as PostgreSQL reads an array of them."""
+    return f"{{{','.join('NULL' if value is None else _quoted(value) for value in values)}}}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 

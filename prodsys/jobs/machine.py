@@ -100,4 +100,7 @@ JOB = StateMachine(
 #: Jobs that will not move by themselves.
 TERMINAL = frozenset([S.DONE, S.FAILED, S.KILLED])
 #: Jobs that hold a slot or are on their way to one.
-ACTIVE = frozenset([S.LEASED, S.SUBMITTED, S.RUNNING])
+#: In the order of the index of jobs by endpoint, and of that of jobs that need somebody.
+LIVE = (S.LEASED, S.SUBMITTED, S.RUNNING)
+TROUBLE = (S.HELD, S.FAILED, S.RETRY_WAIT, S.LOST)
+ACTIVE = frozenset(LIVE)

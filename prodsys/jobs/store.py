@@ -22,7 +22,7 @@ from gridcore.db.bulk import Change, New, Same, Values, Write
 from gridcore.db.engine import Stale, is_sqlite
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read
-from gridcore.db.statements import chunks, lock_rows
+from gridcore.db.statements import chunks, lock_rows, locking
 from prodsys.jobs.machine import ACTIVE, JOB, JobEvent, JobKind, JobState
 from prodsys.jobs.tally import Tally
 from prodsys.tables import endpoint, job, job_class, job_history, job_spec, queue
@@ -118,8 +118,6 @@ ROWS = (
     .where(within(job.c.id))
     .order_by(job.c.id)
 )
-#: Nothing but the jobs: of a joined row a statement that has waited for a lock sees what was there before.
-LOCK = select(job.c.id).where(within(job.c.id)).order_by(job.c.id).with_for_update(key_share=True)
 DUE = (
     select(job.c.id, job.c.attempt)
     .where(job.c.state == JobState.RETRY_WAIT, job.c.due_at <= bindparam("now", type_=job.c.due_at.type))
@@ -245,12 +243,9 @@ def _locked(conn: Connection, job_ids: Iterable[int]) -> list[JobRow]:
     """The rows of jobs, in the order of their keys, locked and then read."""
     rows: list[JobRow] = []
     for chunk in chunks(sorted(set(job_ids)), CHUNK):
-        read = (
-            [Read(ROWS, {"ids": chunk})]
-            if is_sqlite(conn)
-            else [Read(one, {"ids": chunk}) for one in (LOCK, ROWS)]
-        )
-        rows += map(JobRow._make, reads.rows(conn, read)[-1])
+        # Two statements: of a joined row one that has waited for a lock sees what was there before.
+        locks = [] if is_sqlite(conn) else [locking(job, chunk)]
+        rows += map(JobRow._make, reads.rows(conn, [*locks, Read(ROWS, {"ids": chunk})])[-1])
     return rows
 
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from gridcore.db import Database
-from gridcore.db.globs import check_pattern, like, prefix_range
+from gridcore.db.globs import like, prefix_range
 from gridcore.db.idlists import names_within
-from gridcore.errors import UsageError
 from gridcore.tables import account
 
 NAMES = ["/Min/a", "/Min/b%", "/Min/_c", "/min/d", "/Mia/[e]", "/Mö/f", "/Mz/g", "Min", "/Min\\h"]
@@ -77,14 +76,3 @@ def test_names_go_as_one_bind(database: Database, names: list[str]) -> None:
     with database.snapshot() as conn:
         found = conn.execute(select(account.c.name).where(names_within(account.c.name)), {"names": names})
         assert sorted(found.scalars()) == sorted(names)
-
-
-def test_patterns_are_bounded() -> None:
-    assert check_pattern("/Min***a*?") == "/Min*a*?"
-    assert check_pattern("*" * 200) == "*"
-    with pytest.raises(UsageError, match="too long"):
-        check_pattern("a" * 201)
-    with pytest.raises(UsageError, match="9 wildcards"):
-        check_pattern("*a" * 9)
-    with pytest.raises(UsageError, match="control characters"):
-        check_pattern("a\nb*")
