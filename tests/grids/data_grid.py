@@ -25,8 +25,10 @@ from catalogs.states import BlockState, ReplicaState, WishKind, WishState
 from catalogs.tables import block, wish
 from datamgmt import subscriptions
 from datamgmt.invariants import INVARIANTS
+from datamgmt.tables import transfer
 from datamgmt.tools.base import TransferTool
 from datamgmt.tools.fake import FakeTool
+from datamgmt.transfer_states import TransferState
 from gridcore import settings
 from gridcore.bus import MemoryBus
 from gridcore.clock import FakeClock
@@ -192,6 +194,11 @@ class DataGrid:
     def count(self, table: Any) -> int:
         return int(self.rows(select(func.count()).select_from(table))[0][0])
 
+    def retries_wait(self) -> bool:
+        """Whether a failed copy waits for its time."""
+        waiting = select(transfer.c.id).where(transfer.c.state == TransferState.RETRY_WAIT)
+        return bool(self.rows(waiting.limit(1)))
+
     def replicas(self) -> dict[tuple[int, str], ReplicaState]:
         """{(block, SE's letter): state}."""
         names = {key: name for name, key in self.ids.items()}
@@ -254,13 +261,13 @@ class Worker:
         return total
 
     def run(self, rounds: int = 60, step_s: float = 1.0, idle: int = 3) -> Counter[str]:
-        """Rounds until several in a row did nothing, the clock going on between them."""
+        """Rounds until several in a row did nothing and no copy waits for its next try."""
         total: Counter[str] = Counter()
         quiet = 0
         for _ in range(rounds):
             did = self.round()
             total.update(did)
-            quiet = 0 if any(did.values()) else quiet + 1
+            quiet = 0 if any(did.values()) or self.grid.retries_wait() else quiet + 1
             if quiet >= idle:
                 return total
             self.grid.clock.advance(step_s)
