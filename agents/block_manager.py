@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Agent, Counts, own_lease
 from catalogs import bookkeeping, wishes
 from catalogs.states import WishKind
-from datamgmt import deliveries, destinations, subscriptions
+from datamgmt import allocating, deliveries, subscriptions
 from gridcore import metrics
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
@@ -76,10 +76,10 @@ class BlockManager(Agent):
 
     def _allocate(self, lease: Lease) -> int:
         with self.context.database.snapshot() as conn:
-            unsettled = destinations.unsettled_datasets(conn)
+            unsettled = allocating.unsettled_datasets(conn)
         return sum(self._allocate_dataset(lease, dataset_id) for dataset_id in unsettled)
 
     def _allocate_dataset(self, lease: Lease, dataset_id: int) -> int:
         return self.context.database.transaction(
-            lambda conn: destinations.allocate_dataset(conn, dataset_id, leases.hold(conn, lease))
+            lambda conn: allocating.allocate_dataset(conn, dataset_id, leases.hold(conn, lease))
         )

@@ -9,7 +9,7 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
-from datamgmt import destinations, hops, linkstates, transfers
+from datamgmt import hops, linkstates, routes, transfers
 from datamgmt.hops import Changes
 from datamgmt.links import window
 from datamgmt.linkstates import Load
@@ -53,7 +53,7 @@ class Router(Agent):
 
     def _decide(self) -> Changes:
         with self.context.database.snapshot() as conn:
-            view, now = destinations.view(conn), dbnow(conn)
+            view, now = routes.view(conn), dbnow(conn)
         return hops.decide(view, now, self._policies, self._random.random)
 
     def _apply(self, lease: Lease, changes: Changes) -> int:
@@ -61,7 +61,7 @@ class Router(Agent):
         for blocks in chunks(changes.blocks(), SLICE):
             part = changes.of_blocks(set(blocks))
             done += self.context.database.transaction(
-                lambda conn, part=part: destinations.apply(conn, part, leases.hold(conn, lease))  # type: ignore[misc]
+                lambda conn, part=part: routes.apply(conn, part, leases.hold(conn, lease))  # type: ignore[misc]
             )
         return done
 
@@ -83,7 +83,7 @@ class Router(Agent):
     def _room(self, conn: Connection) -> dict[LinkKey, int]:
         """By hop under way, how many files its link's window still takes."""
         views, busy, now = linkstates.views(conn), linkstates.loads(conn), dbnow(conn)
-        open_hops = [hop for hop in destinations.hops(conn) if hop in views and views[hop].enabled]
+        open_hops = [hop for hop in routes.hops(conn) if hop in views and views[hop].enabled]
         room = {
             hop: window(views[hop].state, now, self._policies.link) - busy.get(hop, Load()).files
             for hop in open_hops

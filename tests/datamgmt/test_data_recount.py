@@ -13,7 +13,7 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, dataset
-from datamgmt import destinations, recount, subscriptions
+from datamgmt import allocating, recount, subscriptions
 from datamgmt.invariants import INVARIANTS
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from gridcore.db import Database
@@ -29,7 +29,7 @@ def grid(database: Database) -> DataGrid:
     grid.link("AB", "BC")
     grid.produce(2)
     grid.subscribe("B")
-    grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, B)], now))
     return grid
 
@@ -40,7 +40,7 @@ def unsettled(grid: DataGrid) -> list[int]:
 
 def test_allocation_settles_a_dataset_until_its_subscriptions_change(grid: DataGrid) -> None:
     def allocate() -> list[int]:
-        grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+        grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
         return unsettled(grid)
 
     assert unsettled(grid) == [0]

@@ -13,7 +13,7 @@ from catalogs import recount, replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import deletion, destinations, subscriptions
+from datamgmt import allocating, deletion, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
 from gridcore.db import Database
@@ -70,7 +70,7 @@ def test_racing_deletes_keep_one_copy(grid: DataGrid) -> None:
 
 def test_a_source_in_use_stays(grid: DataGrid) -> None:
     grid.subscribe("D")
-    grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     grid.do(lambda conn, _: conn.execute(update(block_dest).values(src_se_id=1)))
     assert delete(grid, "A") is Reason.SOURCE_IN_USE
     assert delete(grid, "B") is None

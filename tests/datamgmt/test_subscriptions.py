@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from catalogs import wishes
 from catalogs.states import WishState
 from catalogs.tables import wish
-from datamgmt import deliveries, destinations, subscriptions
+from datamgmt import allocating, deliveries, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription_history
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_said(grid: DataGrid) -> None:
 
 def test_explain_tells_of_each_block_that_waits(grid: DataGrid) -> None:
     key = grid.subscribe("B")
-    grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     row, (facts,) = grid.do(lambda conn, _: subscriptions.explain(conn, key))
     assert (row.se, row.requester, row.group) == ("T2_B", "anna", "physics")
     assert (facts.code, facts.files, facts.done, facts.next_try) == (Reason.ALLOCATED, 2, 0, None)

@@ -13,7 +13,7 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import destinations, linkstates, transfers, tries
+from datamgmt import allocating, linkstates, transfers, tries
 from datamgmt.tables import block_dest, link_bin, link_state, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState
@@ -32,7 +32,7 @@ def grid(database: Database) -> DataGrid:
     grid.link("AB", "CB")
     grid.produce(4)
     grid.subscribe("B")
-    grid.do(lambda conn, now: destinations.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, B)], now))
     route(grid, A)
     return grid

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from catalogs import replicas
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import destinations, hops, linkstates, subscriptions
+from datamgmt import allocating, destinations, hops, linkstates, routes, subscriptions
 from datamgmt.hops import Changes, Dest, View
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
@@ -29,8 +29,8 @@ def grid(database: Database) -> DataGrid:
 
 def allocate(grid: DataGrid) -> int:
     def unit(conn: object, now: datetime) -> int:
-        todo = destinations.unsettled_datasets(conn)  # type: ignore[arg-type]
-        changed = [destinations.allocate_dataset(conn, one, now) for one in todo]  # type: ignore[arg-type]
+        todo = allocating.unsettled_datasets(conn)  # type: ignore[arg-type]
+        changed = [allocating.allocate_dataset(conn, one, now) for one in todo]  # type: ignore[arg-type]
         return sum(changed)
 
     return grid.do(unit)  # type: ignore[no-any-return]
@@ -38,7 +38,7 @@ def allocate(grid: DataGrid) -> int:
 
 def view(grid: DataGrid) -> View:
     with grid.database.snapshot() as conn:
-        return destinations.view(conn)
+        return routes.view(conn)
 
 
 def decide(grid: DataGrid, seen: View | None = None) -> Changes:
@@ -48,7 +48,7 @@ def decide(grid: DataGrid, seen: View | None = None) -> Changes:
 
 def route(grid: DataGrid) -> int:
     changes = decide(grid)
-    done = grid.do(lambda conn, now: destinations.apply(conn, changes, now))
+    done = grid.do(lambda conn, now: routes.apply(conn, changes, now))
     grid.check()
     return done  # type: ignore[no-any-return]
 
@@ -122,8 +122,7 @@ def arrive(grid: DataGrid, name: str) -> None:
 
     def unit(conn: object, now: datetime) -> None:
         replicas.complete_all(conn, grid.ids[name], {1: 1}, now)  # type: ignore[arg-type]
-        at = {"on_block": 1, "on_se": grid.ids[name]}
-        conn.execute(destinations.DROP, at)  # type: ignore[attr-defined]
+        destinations.drop(conn, [(1, grid.ids[name])])  # type: ignore[arg-type]
 
     grid.do(unit)
 
@@ -213,6 +212,6 @@ def test_a_change_that_came_too_late_is_not_made(grid: DataGrid) -> None:
     changes = decide(grid)
     source = update(block_replica).where(block_replica.c.se_id == 1)
     grid.do(lambda conn, _: conn.execute(source.values(state=ReplicaState.COPYING)))
-    assert grid.do(lambda conn, now: destinations.apply(conn, changes, now)) == 1
+    assert grid.do(lambda conn, now: routes.apply(conn, changes, now)) == 1
     assert [row[2] for row in wanted(grid)] == [None]
     grid.do(lambda conn, _: conn.execute(source.values(state=ReplicaState.COMPLETE)))
