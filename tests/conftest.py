@@ -22,6 +22,7 @@ _COMPILED: dict[tuple[str, str | None], dict[Any, Any]] = {}
 # A busy machine is slow, not wrong: no test judges by the clock.
 settings.register_profile("patient", settings(), deadline=None)
 settings.register_profile("brief", settings(), deadline=None, max_examples=30)
+settings.register_profile("settled", settings(), deadline=None, derandomize=True)
 settings.load_profile("patient")
 
 
