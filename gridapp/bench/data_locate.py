@@ -34,6 +34,7 @@ from gridcore.clock import SystemClock
 from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys
 from gridcore.errors import GridError
+from gridcore.ids import split_lfn
 
 SITES, COPIES = 60, 3
 BLOCK_FILES, DIR_FILES, DATASET_BLOCKS = 500, 1000, 100
@@ -122,7 +123,13 @@ def _figures(ground: Ground, catalogue: Catalogue, bare: Ask) -> Iterator[Figure
     lfns, dataset_ids = catalogue.lfns(FILES), catalogue.dataset_ids(DATASETS)
     se_ids = range(1, SITES + 1)
     questions = (
-        ("locate_file", FILE_MS, lfns, ask(location.where_file), lambda lfn: bare(BARE_FILE, *_split(lfn))),
+        (
+            "locate_file",
+            FILE_MS,
+            lfns,
+            ask(location.where_file),
+            lambda one: bare(BARE_FILE, *split_lfn(one)),
+        ),
         ("locate_dataset", DATASET_MS, dataset_ids, ask(location.where), lambda key: bare(BARE_DATASET, key)),
         ("unique_at", UNIQUE_MS, se_ids, ask(_unique), lambda se_id: bare(BARE_UNIQUE, se_id)),
     )
@@ -162,11 +169,6 @@ def slowest(question: Callable[[Any], object], subjects: Sequence[Any]) -> float
 def _unique(conn: Connection, se_id: int) -> object:
     # A site of few blocks may have nothing of its own.
     return (location.unique_at(conn, [se_id]),)
-
-
-def _split(lfn: str) -> tuple[str, str]:
-    path, _, name = lfn.rpartition("/")
-    return path, name
 
 
 # --- the catalogue -----------------------------------------------------------------------------------------
