@@ -107,6 +107,8 @@ block_dest = Table(
     moment("failing_since"),
     #: 1 where the replica is COMPLETE and only its excepted files are wanted.
     flag("repair"),
+    #: In whose quota its bytes are reserved, until its replica begins and is charged; null for nobody's.
+    label("acct_group", 60, nullable=True),
     PrimaryKeyConstraint("block_id", "se_id"),
     Index("ix_block_dest_se_id", "se_id", "priority"),
     Index("ix_block_dest_subscription_id", "subscription_id"),

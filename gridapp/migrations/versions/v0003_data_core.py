@@ -258,6 +258,7 @@ def added_columns() -> Iterator[tuple[str, list[sa.Column[Any]]]]:
             flag("attempts"),
             moment("failing_since"),
             flag("repair"),
+            label("acct_group", 60),
         ],
     )
     yield "transfer", [label("acct_group", 60)]
