@@ -22,7 +22,8 @@ from gridcore.db import lock_rows
 from gridcore.errors import UsageError
 from gridcore.ids import check_lfn, split_lfn
 
-_KEPT: Mapping[Kept, Reason] = {
+#: The guard's refusals in words people are given.
+KEPT: Mapping[Kept, Reason] = {
     Kept.LAST: Reason.LAST_REPLICA,
     Kept.LAST_OF_FILES: Reason.LAST_OF_FILES,
     Kept.IN_USE: Reason.SOURCE_IN_USE,
@@ -118,7 +119,7 @@ def _release(
     """Those that stay, and why."""
     kept = replicas.mark_deleting_all(conn, sorted(keys), custodial_too=custodial_too)
     transfers.cancel(conn, [key for key in keys if key not in kept], now)
-    return {key: _KEPT[why] for key, why in kept.items()}
+    return {key: KEPT[why] for key, why in kept.items()}
 
 
 def doomed(conn: Connection, limit: int, after: ReplicaKey = (0, 0)) -> list[Doomed]:

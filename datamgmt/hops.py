@@ -11,7 +11,7 @@ from zlib import crc32
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
 from datamgmt.allocation import ReplicaKey
-from datamgmt.links import Phase, is_forced, phase, price
+from datamgmt.links import LinkPolicy, Phase, is_forced, phase, price
 from datamgmt.linkstates import LinkView, Load, Policies
 from datamgmt.planning import BlockDest, Decision, Window, plan
 from datamgmt.reasons import Reason
@@ -146,6 +146,21 @@ def decide(view: View, now: datetime, policies: Policies, jitter: Callable[[], f
     return _Router(view, now, policies).decide(jitter)
 
 
+def link_cost(link: LinkView, queued: int, now: datetime, policy: LinkPolicy) -> LinkCost:
+    """The price of a link behind what is queued there, in bytes."""
+    asked = price(link.state, link.distance, queued, now, policy, local=link.local)
+    forced = is_forced(link.state, now)
+    shut = forced and link.state.forced is Phase.PARKED
+    return LinkCost(
+        link.src,
+        link.dst,
+        asked.seconds,
+        link.state.forced_until if shut else None if forced else link.state.parked_until,
+        asked.rate,
+        shut,
+    )
+
+
 class _Router:
     """One pass over the wanted replicas in view."""
 
@@ -217,19 +232,8 @@ class _Router:
         )
 
     def _cost(self, link: LinkView) -> LinkCost:
-        """The price behind what is queued."""
         queued = self.view.loads.get((link.src, link.dst), Load()).bytes
-        asked = price(link.state, link.distance, queued, self.now, self.policies.link, local=link.local)
-        forced = is_forced(link.state, self.now)
-        shut = forced and link.state.forced is Phase.PARKED
-        return LinkCost(
-            link.src,
-            link.dst,
-            asked.seconds,
-            link.state.forced_until if shut else None if forced else link.state.parked_until,
-            asked.rate,
-            shut,
-        )
+        return link_cost(link, queued, self.now, self.policies.link)
 
     def _excluded_until(self, block: int, link: LinkKey, at: datetime) -> datetime:
         """Once to twice the time, and the same at each look: blocks given up together come back apart."""

@@ -170,13 +170,13 @@ _TEXTS: Mapping[Reason, _Text] = {
     ),
     Reason.UNSUBSCRIBED: _Text("no subscription asks for it any more", "nobody"),
     Reason.QUOTA_FULL: _Text(
-        "group {group} has {free} of {limit} bytes left at {site}, and the block needs {size}",
+        "group {group} has {free} of {limit} bytes left at {site}, and {size} are needed",
         "group {group}, or the admin of {site}",
         "tierflow site quota set {site} {group} BYTES",
         basis=-1,
     ),
     Reason.SE_FULL: _Text(
-        "{se} has {free} of {space} bytes free, {arriving} are arriving, and the block needs {size}",
+        "{se} has {free} of {space} bytes free[, {arriving} are arriving], and {size} are needed",
         "the admin of {se}",
         "tierflow site space {site}",
         basis=-1,
