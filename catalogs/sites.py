@@ -110,10 +110,12 @@ SITE_NAMED = select(site).where(site.c.name == bindparam("name"))
 CHANGE_SITE = _change(site, ["tier", "state", "note"])
 STORAGE_ELEMENTS = select(*_SE_COLUMNS).order_by(se.c.name)
 SE_NAMED = select(*_SE_COLUMNS).where(se.c.name == bindparam("name"))
-CHANGE_SE = _change(se, ["site_id", "kind", "protocol", "tfc", "root", "state", "dialect"])
+CHANGE_SE = _change(
+    se, ["site_id", "kind", "protocol", "tfc", "root", "state", "space_bytes", "delete_rate", "dialect"]
+)
 LINKS = select(link).order_by(link.c.src_se_id, link.c.dst_se_id)
 LINK_BETWEEN = select(link).where(link.c.src_se_id == bindparam("src"), link.c.dst_se_id == bindparam("dst"))
-CHANGE_LINK = _change(link, ["distance", "tool", "state", "note"])
+CHANGE_LINK = _change(link, ["distance", "tool", "state", "note", "window_max", "rate_cap", "local"])
 SET_LINK_STATE = _change(link, ["state", "note"])
 REMOVE_SITE = delete(site).where(site.c.id == bindparam("row_id"))
 REMOVE_SE = delete(se).where(se.c.id == bindparam("row_id"))
@@ -183,6 +185,8 @@ def put_se(conn: Connection, new: StorageElement) -> bool:
         "tfc": tfc_text(new.catalog.to_dict()),
         "root": new.root or None,
         "state": new.state,
+        "space_bytes": new.space_bytes,
+        "delete_rate": new.delete_rate,
         "dialect": new.dialect or None,
     }
     row = {"id": new.id, "name": new.name, **values}
@@ -192,7 +196,15 @@ def put_se(conn: Connection, new: StorageElement) -> bool:
 def put_link(conn: Connection, new: Link) -> bool:
     """Insert the link, or change the one between these SEs, whose id stays; whether anything changed."""
     ends = {"src_se_id": new.src_se_id, "dst_se_id": new.dst_se_id}
-    values = {"distance": new.distance, "tool": new.tool, "state": new.state, "note": new.note or None}
+    values = {
+        "distance": new.distance,
+        "tool": new.tool,
+        "state": new.state,
+        "note": new.note or None,
+        "window_max": new.window_max,
+        "rate_cap": new.rate_cap,
+        "local": int(new.local),
+    }
     between = (LINK_BETWEEN, {"src": new.src_se_id, "dst": new.dst_se_id})
     return _put(conn, link, between, CHANGE_LINK, {"id": new.id, **ends, **values}, values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -63,11 +64,10 @@ def apply(
     with database.snapshot() as conn:
         if not plan(conn, topology, prune):
             return []
-    ranges = {
-        table: keys.take(table, len(items))
-        for kind, items in topology.kinds().items()
-        for table in KEY_TABLES[kind]
-    }
+    needed: Counter[str] = Counter()
+    for kind, items in topology.kinds().items():
+        needed.update(dict.fromkeys(KEY_TABLES[kind], len(items)))
+    ranges = {table: keys.take(table, n) for table, n in needed.items()}
 
     def write(conn: Connection) -> list[Change]:
         # Claims wait, so that none sees half of it; two who apply take turns.

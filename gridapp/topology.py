@@ -11,9 +11,11 @@ from gridapp.topology_files import GRID_FILE, Files, Placed, each, read_files, r
 from gridapp.topology_items import (
     AccountItem,
     EndpointItem,
+    GroupWeightItem,
     LinkItem,
     RetryItem,
     SiteItem,
+    SpaceQuotaItem,
     Topology,
     group_of,
 )
@@ -39,6 +41,8 @@ def read_topology(directory: Path, variables: Mapping[str, str]) -> Topology:
     endpoints = unique(_endpoints(files, sites))
     named = agents(files, endpoints)
     tree = shares(files, sites, str(directory))
+    known = unique(_accounts(files, {*sites, *map(group_of, tree)}))
+    groups = {*map(group_of, tree), *known, *(group for one in known.values() for group in one.groups)}
     return Topology(
         site=sites,
         site_set=sets,
@@ -48,7 +52,9 @@ def read_topology(directory: Path, variables: Mapping[str, str]) -> Topology:
         agent=named,
         share=tree,
         limit=limits(files, sites, tree),
-        account=unique(_accounts(files, {*sites, *map(group_of, tree)})),
+        account=known,
+        group_weight=unique(_group_weights(files, groups)),
+        space_quota=unique(_space_quotas(files, sites, groups)),
         policy=policies(files, groups=tree, agents=named, sites=sites, site_sets=sets),
         retry=unique((where, RetryItem(rule=_rule(one))) for where, one in each(files, "retry")),
     )
@@ -81,6 +87,21 @@ def _accounts(files: Files, scopes: Collection[str]) -> Iterator[Placed[AccountI
             refer(f"{where}.roles", "group or site", scope, {EVERYWHERE, *scopes, *one.groups})
         roles = frozenset((scope, role) for scope, held in one.roles.items() for role in held)
         yield where, AccountItem(name=one.name, login=one.login, groups=frozenset(one.groups), roles=roles)
+
+
+def _group_weights(files: Files, groups: Collection[str]) -> Iterator[Placed[GroupWeightItem]]:
+    for where, one in each(files, "group_weight"):
+        refer(f"{where}.group", "group", one.group, groups)
+        yield where, GroupWeightItem(**one.model_dump())
+
+
+def _space_quotas(
+    files: Files, sites: Collection[str], groups: Collection[str]
+) -> Iterator[Placed[SpaceQuotaItem]]:
+    for where, one in each(files, "space_quota"):
+        refer(f"{where}.site", "site", one.site, sites)
+        refer(f"{where}.group", "group", one.group, groups)
+        yield where, SpaceQuotaItem(**one.model_dump())
 
 
 def _rule(one: RetryDocument) -> RetryRule:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select
 
 from catalogs import sites
 from catalogs.sites import Link, Site, StorageElement
 from catalogs.states import Switch
-from datamgmt.tables import link_bin, link_state
+from datamgmt.tables import group_weight, link_bin, link_state, link_use, transfer_error
+from gridapp import quotas
 from gridapp.topology_items import (
     AccountItem,
     AgentItem,
     EndpointItem,
+    GroupWeightItem,
     LimitItem,
     LinkItem,
     PolicyItem,
@@ -24,15 +26,15 @@ from gridapp.topology_items import (
     ShareItem,
     SiteItem,
     SiteSetItem,
+    SpaceQuotaItem,
     StorageItem,
     group_of,
 )
-from gridapp.topology_rows import GROUPS, TRANSIT
+from gridapp.topology_rows import GROUPS
 from gridcore import accounts
 from gridcore.db import insert_rows, lock_rows
 from gridcore.errors import Conflict
 from gridcore.ids import tier_of
-from gridcore.tables import quota
 from prodsys import assignments, endpoints, retry_rules, shares, work_limits
 from prodsys.assignments import Agent, Policy, SiteSet
 from prodsys.endpoints import Endpoint
@@ -60,14 +62,12 @@ KEY_TABLES: Mapping[str, tuple[str, ...]] = {
     "share": ("share_node",),
     "limit": ("work_limit",),
     "account": ("account",),
+    "group_weight": (),
+    "space_quota": ("quota",),
     "policy": ("policy",),
     "retry": (),
 }
 
-SET_LIMIT = (
-    update(quota).where(quota.c.owner == bindparam("of_owner")).values(limit_value=bindparam("new_limit"))
-)
-REMOVE_QUOTA = delete(quota).where(quota.c.owner == bindparam("of_owner"))
 USERS_BELOW = (
     select(func.count()).select_from(share_node).where(share_node.c.parent_id == bindparam("node_id"))
 )
@@ -83,6 +83,10 @@ REMOVE_BREAKERS = delete(breaker).where(breaker.c.site_id == bindparam("row_id")
 REMOVE_SITE_WEIGHTS = delete(site_share).where(site_share.c.site_id == bindparam("row_id"))
 REMOVE_LINK_STATE = delete(link_state).where(link_state.c.link_id == bindparam("row_id"))
 REMOVE_LINK_BINS = delete(link_bin).where(link_bin.c.link_id == bindparam("row_id"))
+REMOVE_LINK_ERRORS = delete(transfer_error).where(transfer_error.c.link_id == bindparam("row_id"))
+REMOVE_LINK_USE = delete(link_use).where(link_use.c.link_id == bindparam("row_id"))
+MEASURED_ON_LINK = (REMOVE_LINK_STATE, REMOVE_LINK_BINS, REMOVE_LINK_ERRORS, REMOVE_LINK_USE)
+REMOVE_GROUP_WEIGHT = delete(group_weight).where(group_weight.c.acct_group == bindparam("of_group"))
 DERIVED_OF_SITE = (REMOVE_VERDICTS, REMOVE_USE, REMOVE_OUTCOMES, REMOVE_BREAKERS, REMOVE_SITE_WEIGHTS)
 
 
@@ -143,15 +147,11 @@ def _put_ses(unit: Unit, items: Sequence[StorageItem]) -> None:
             root=item.root,
             dialect=item.dialect,
             state=_state(item),
+            space_bytes=item.space_bytes,
+            delete_rate=item.delete_rate,
         )
         sites.put_se(unit.conn, new)
-        _put_transit(unit, TRANSIT + item.name, item.transit_bytes)
-
-
-def _put_transit(unit: Unit, owner: str, limit: int) -> None:
-    if not unit.conn.execute(SET_LIMIT, {"of_owner": owner, "new_limit": limit}).rowcount:
-        row = {"id": unit.key("quota"), "owner": owner, "limit_value": limit, "used_value": 0}
-        insert_rows(unit.conn, quota, [row])
+        quotas.put(unit.conn, unit.key("quota"), quotas.TRANSIT + item.name, item.transit_bytes)
 
 
 def _put_links(unit: Unit, items: Sequence[LinkItem]) -> None:
@@ -165,6 +165,9 @@ def _put_links(unit: Unit, items: Sequence[LinkItem]) -> None:
             tool=item.tool,
             note=item.note,
             state=_state(item),
+            window_max=item.window_max,
+            rate_cap=item.rate_cap,
+            local=item.local,
         )
         sites.put_link(unit.conn, new)
 
@@ -246,6 +249,18 @@ def _put_accounts(unit: Unit, items: Sequence[AccountItem]) -> None:
         accounts.put(unit.conn, unit.key("account"), item.account())
 
 
+def _put_group_weights(unit: Unit, items: Sequence[GroupWeightItem]) -> None:
+    for item in items:
+        _remove_group_weight(unit, item.name)
+    rows = [{"acct_group": item.group, "weight": item.weight} for item in items]
+    insert_rows(unit.conn, group_weight, rows)
+
+
+def _put_space_quotas(unit: Unit, items: Sequence[SpaceQuotaItem]) -> None:
+    for item in items:
+        quotas.put(unit.conn, unit.key("quota"), quotas.SPACE + item.name, item.bytes)
+
+
 def _put_retries(unit: Unit, items: Sequence[RetryItem]) -> None:
     for item in items:
         retry_rules.put(unit.conn, item.rule)
@@ -276,14 +291,14 @@ def _remove_site_set(unit: Unit, name: str) -> None:
 
 def _remove_se(unit: Unit, name: str) -> None:
     sites.remove_se(unit.conn, unit.se_ids()[name])
-    unit.conn.execute(REMOVE_QUOTA, {"of_owner": TRANSIT + name})
+    quotas.remove(unit.conn, quotas.TRANSIT + name)
 
 
 def _remove_link(unit: Unit, name: str) -> None:
     ends = {row_id: se for se, row_id in unit.se_ids().items()}
     links = {f"{ends[one.src_se_id]} -> {ends[one.dst_se_id]}": one.id for one in sites.links(unit.conn)}
-    unit.conn.execute(REMOVE_LINK_STATE, {"row_id": links[name]})
-    unit.conn.execute(REMOVE_LINK_BINS, {"row_id": links[name]})
+    for measured in MEASURED_ON_LINK:
+        unit.conn.execute(measured, {"row_id": links[name]})
     sites.remove_link(unit.conn, links[name])
 
 
@@ -322,6 +337,14 @@ def _remove_account(unit: Unit, name: str) -> None:
     accounts.remove(unit.conn, name)
 
 
+def _remove_group_weight(unit: Unit, name: str) -> None:
+    unit.conn.execute(REMOVE_GROUP_WEIGHT, {"of_group": name})
+
+
+def _remove_space_quota(unit: Unit, name: str) -> None:
+    quotas.remove(unit.conn, quotas.SPACE + name)
+
+
 def _remove_retry(unit: Unit, name: str) -> None:
     retry_rules.remove(unit.conn, ErrorClass(name))
 
@@ -336,6 +359,8 @@ PUT: Mapping[str, Callable[[Unit, Sequence[Any]], None]] = {
     "share": _put_shares,
     "limit": _put_limits,
     "account": _put_accounts,
+    "group_weight": _put_group_weights,
+    "space_quota": _put_space_quotas,
     "policy": _put_policies,
     "retry": _put_retries,
 }
@@ -349,6 +374,8 @@ REMOVE: Mapping[str, Callable[[Unit, str], None]] = {
     "share": _remove_share,
     "limit": _remove_limit,
     "account": _remove_account,
+    "group_weight": _remove_group_weight,
+    "space_quota": _remove_space_quota,
     "policy": _remove_policy,
     "retry": _remove_retry,
 }

@@ -64,6 +64,8 @@ Seconds = Annotated[float, Field(gt=0, le=10**8)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=10**6)]
+Factor = Annotated[float, Field(gt=0, le=10**6)]
+Rate = Annotated[float, Field(gt=0, le=10**15)]
 Rank = Annotated[int, Field(ge=-(10**6), le=10**6)]
 Priority = Annotated[int, Field(ge=-(10**9), le=10**9)]
 Named = Annotated[list[Short], Field(min_length=1)]
@@ -87,7 +89,11 @@ class SiteSetDocument(Document):
 
 
 class StorageDocument(Document):
-    """`storage` is a storage.xml or storage.json; `volume` chooses within the latter."""
+    """`storage` is a storage.xml or storage.json; `volume` chooses within the latter.
+
+    `space_bytes` is what it may hold in all, `transit_bytes` what passing copies may take of it,
+    `delete_rate` the files deleted there in an hour at most; left out, first and last have no limit.
+    """
 
     name: SeName
     site: SiteName
@@ -98,11 +104,24 @@ class StorageDocument(Document):
     dialect: Dialect = Dialect.PHEDEX
     root: str | None = None
     transit_bytes: Bytes = 0
+    space_bytes: Bytes | None = None
+    delete_rate: Amount | None = None
     state: Switch | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.space_bytes is not None and self.transit_bytes > self.space_bytes:
+            most = f"transit_bytes {self.transit_bytes} is more than space_bytes {self.space_bytes}"
+            raise ValueError(f"{most}; passing copies take of the same space")
+        return self
 
 
 class LinkDocument(Document):
-    """`a` and `b` for both ways, `src` and `dst` for one."""
+    """`a` and `b` for both ways, `src` and `dst` for one.
+
+    `window_max` files in flight and `rate_cap` bytes a second at most; one that is `local`, within a site,
+    costs next to nothing and is taken first.
+    """
 
     a: SeName | None = None
     b: SeName | None = None
@@ -110,6 +129,9 @@ class LinkDocument(Document):
     dst: SeName | None = None
     distance: Annotated[float, Field(gt=0, le=10**6)] = 1.0
     tool: Literal["local", "fake"] = "local"
+    window_max: Amount | None = None
+    rate_cap: Rate | None = None
+    local: bool = False
     state: Switch | None = None
     note: Text | None = None
 
@@ -238,6 +260,21 @@ class AccountDocument(Document):
     roles: dict[str, list[Role]] = {}
 
 
+class GroupWeightDocument(Document):
+    """What a group's files are worth where several groups wait for one link; 1 where it is left out."""
+
+    group: Short
+    weight: Factor
+
+
+class SpaceQuotaDocument(Document):
+    """The most that replicas of a group may take at a site; no limit where it is left out."""
+
+    site: SiteName
+    group: Short
+    bytes: Bytes
+
+
 class RetryDocument(Document):
     """What is left out is the default of that class; `bigger` "none" stands for none."""
 
@@ -265,5 +302,7 @@ class GridDocument(Document):
     share: list[ShareDocument] = []
     limit: list[LimitDocument] = []
     account: list[AccountDocument] = []
+    group_weight: list[GroupWeightDocument] = []
+    space_quota: list[SpaceQuotaDocument] = []
     policy: list[PolicyDocument] = []
     retry: list[RetryDocument] = []

@@ -39,7 +39,8 @@ class SiteSetItem:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageItem:
     """A storage element: `tfc` are its rules as JSON, `dialect` how they are read, None for the first way;
-    `transit_bytes` is its space for passing copies.
+    `transit_bytes` is its space for passing copies, `space_bytes` all of it, `delete_rate` files an hour,
+    None for no limit.
     """
 
     name: str
@@ -49,18 +50,24 @@ class StorageItem:
     tfc: str
     root: str | None
     transit_bytes: int
+    space_bytes: int | None = None
+    delete_rate: int | None = None
     dialect: str | None = None
     state: Switch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkItem:
-    """One direction of a link between storage elements."""
+    """One direction of a link between storage elements; `window_max` files and `rate_cap` bytes a second at
+    most, None for no limit."""
 
     src: str
     dst: str
     distance: float
     tool: str
+    window_max: int | None = None
+    rate_cap: float | None = None
+    local: bool = False
     state: Switch | None = None
     note: str | None = None
 
@@ -151,6 +158,31 @@ class AccountItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupWeightItem:
+    """What a group's files are worth in the queue of a link."""
+
+    group: str
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return self.group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceQuotaItem:
+    """The most bytes that replicas of a group may take at a site."""
+
+    site: str
+    group: str
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.site}:{self.group}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyItem:
     """Who gets which requests: what a request must be, None for any, then whom it is assigned to."""
 
@@ -204,6 +236,8 @@ Item = (
     | ShareItem
     | LimitItem
     | AccountItem
+    | GroupWeightItem
+    | SpaceQuotaItem
     | PolicyItem
     | RetryItem
 )
@@ -222,6 +256,8 @@ class Topology:
     share: Mapping[str, ShareItem]
     limit: Mapping[str, LimitItem]
     account: Mapping[str, AccountItem]
+    group_weight: Mapping[str, GroupWeightItem]
+    space_quota: Mapping[str, SpaceQuotaItem]
     policy: Mapping[str, PolicyItem]
     retry: Mapping[str, RetryItem]
 

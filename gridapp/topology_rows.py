@@ -10,10 +10,13 @@ from sqlalchemy import Connection, exists, or_, select
 
 from catalogs import sites
 from catalogs.sites import Link, StorageElement
+from datamgmt.tables import group_weight
+from gridapp import quotas
 from gridapp.topology_items import (
     AccountItem,
     AgentItem,
     EndpointItem,
+    GroupWeightItem,
     Item,
     LimitItem,
     LinkItem,
@@ -22,11 +25,11 @@ from gridapp.topology_items import (
     ShareItem,
     SiteItem,
     SiteSetItem,
+    SpaceQuotaItem,
     StorageItem,
     Topology,
 )
 from gridcore import accounts
-from gridcore.tables import quota
 from prodsys import assignments, endpoints, retry_rules, work_limits
 from prodsys.endpoints import Endpoint
 from prodsys.shares import LEAF_TARGET
@@ -34,9 +37,6 @@ from prodsys.tables import share_node, site_share
 from prodsys.work_limits import WorkLimit
 
 T = TypeVar("T", bound=Item)
-TRANSIT = "transit:"
-
-TRANSIT_LIMITS = select(quota.c.owner, quota.c.limit_value).where(quota.c.owner.startswith(TRANSIT))
 _below = share_node.alias("below")
 #: Shares of groups. A user's leaf, which made itself, has neither children nor a target for them.
 GROUPS = (
@@ -51,6 +51,7 @@ GROUPS = (
     .order_by(share_node.c.path)
 )
 SITE_WEIGHTS = select(site_share)
+GROUP_WEIGHTS = select(group_weight)
 
 
 def stored(conn: Connection) -> Topology:
@@ -61,17 +62,14 @@ def stored(conn: Connection) -> Topology:
     site_names = {one.id: one.name for one in found}
     se_names = {one.id: one.name for one in elements}
     endpoint_names = {one.id: one.name for one in served}
-    transit = {row.owner: row.limit_value for row in conn.execute(TRANSIT_LIMITS)}
+    transit = {one.of: one.limit for one in quotas.of_transit(conn)}
     return Topology(
         site=_named(SiteItem(name=one.name, state=one.state, note=one.note) for one in found),
         site_set=_named(
             SiteSetItem(name=one.name, sites=frozenset(site_names[key] for key in one.sites))
             for one in assignments.site_sets(conn)
         ),
-        se=_named(
-            _storage_item(one, site_names[one.site_id], transit.get(TRANSIT + one.name, 0))
-            for one in elements
-        ),
+        se=_named(_storage_item(one, site_names[one.site_id], transit.get(one.name, 0)) for one in elements),
         link=_named(
             _link_item(one, se_names[one.src_se_id], se_names[one.dst_se_id]) for one in sites.links(conn)
         ),
@@ -83,6 +81,12 @@ def stored(conn: Connection) -> Topology:
         share=_named(_share_items(conn, site_names)),
         limit=_named(_limit_item(one, site_names) for one in work_limits.limits(conn)),
         account=_named(AccountItem.of(one) for one in accounts.accounts(conn)),
+        group_weight=_named(
+            GroupWeightItem(group=row.acct_group, weight=row.weight) for row in conn.execute(GROUP_WEIGHTS)
+        ),
+        space_quota=_named(
+            SpaceQuotaItem(site=one.site, group=one.group, bytes=one.limit) for one in quotas.of_space(conn)
+        ),
         policy=_named(PolicyItem.of(one.name, one.rank, one.rule) for one in assignments.policies(conn)),
         retry=_named(RetryItem(rule=rule) for rule in retry_rules.overrides(conn).values()),
     )
@@ -101,13 +105,25 @@ def _storage_item(one: StorageElement, site: str, transit_bytes: int) -> Storage
         tfc=one.tfc,
         root=one.root,
         transit_bytes=transit_bytes,
+        space_bytes=one.space_bytes,
+        delete_rate=one.delete_rate,
         dialect=one.dialect,
         state=one.state,
     )
 
 
 def _link_item(one: Link, src: str, dst: str) -> LinkItem:
-    return LinkItem(src=src, dst=dst, distance=one.distance, tool=one.tool, state=one.state, note=one.note)
+    return LinkItem(
+        src=src,
+        dst=dst,
+        distance=one.distance,
+        tool=one.tool,
+        window_max=one.window_max,
+        rate_cap=one.rate_cap,
+        local=one.local,
+        state=one.state,
+        note=one.note,
+    )
 
 
 def _endpoint_item(one: Endpoint, site: str) -> EndpointItem:
