@@ -15,10 +15,10 @@ from catalogs import bookkeeping, replicas, sites, wishes
 from catalogs.sites import Link, StorageElement
 from catalogs.states import WishKind
 from catalogs.wishes import Wish
-from datamgmt import deletion
+from datamgmt import removal
 from datamgmt.allocation import ReplicaKey
-from datamgmt.deletion import Doomed
 from datamgmt.reasons import Reason
+from datamgmt.removal import Doomed
 from datamgmt.tools.base import TransferTool
 from gridcore import log, metrics
 from gridcore.bus import Event
@@ -53,7 +53,7 @@ class Deleter(Agent):
         storage = self._storage()
         self._serve(lease, storage, counts)
         with self.context.database.snapshot() as conn:
-            doomed = deletion.doomed(conn, SLICE, self._after)
+            doomed = removal.doomed(conn, SLICE, self._after)
         for one in doomed:
             self._remove(lease, one, storage, counts)
         # The next slice goes on behind a full one: storage that does not obey keeps no other from its turn.
@@ -90,7 +90,7 @@ class Deleter(Agent):
         with self.context.database.snapshot() as conn:
             due = wishes.open_wishes(conn, WishKind.DELETE, dbnow(conn), SLICE)
             refused = {
-                one.id: deletion.refused_wish(conn, one.subject_kind, one.subject, one.se_id) for one in due
+                one.id: removal.refused_wish(conn, one.subject_kind, one.subject, one.se_id) for one in due
             }
         served: list[int] = []
         denied: list[wishes.Reason] = []

@@ -267,15 +267,37 @@ def mark_deleting_all(
     conn: Connection,
     keys: Sequence[ReplicaKey],
     *,
-    custodial_too: bool = False,
+    custodial_too: bool | Collection[ReplicaKey] = False,
     held_for: Collection[ReplicaKey] = (),
 ) -> dict[ReplicaKey, Kept]:
     """Let replicas go, under their blocks' locks; those that stay, and why. The others are DELETING.
 
     They go one after the other: of a block's last two copies the second stays. `held_for` are replicas that
-    others need where they are, as sources of copies under way.
+    others need where they are, as sources of copies under way; `custodial_too` may name the replicas that may
+    be the last custodial ones.
     """
     lock_rows(conn, block, {block_id for block_id, _ in keys})
+    kept, going = _judge(conn, keys, custodial_too=custodial_too, held_for=held_for)
+    if going:
+        _let_go(conn, going)
+    return kept
+
+
+def staying(
+    conn: Connection, keys: Collection[ReplicaKey], *, custodial_too: bool | Collection[ReplicaKey] = False
+) -> dict[ReplicaKey, Kept]:
+    """Those of the replicas that would stay were all let go now, and why; nothing changes."""
+    return _judge(conn, keys, custodial_too=custodial_too)[0]
+
+
+def _judge(
+    conn: Connection,
+    keys: Collection[ReplicaKey],
+    *,
+    custodial_too: bool | Collection[ReplicaKey],
+    held_for: Collection[ReplicaKey] = (),
+) -> tuple[dict[ReplicaKey, Kept], list[ReplicaRow]]:
+    """Those that stay, and those that go now, one after the other."""
     block_ids = {block_id for block_id, _ in keys}
     held = {key: {one.se_id: one for one in rows} for key, rows in replicas(conn, block_ids).items()}
     faults = exceptions.faults_by_se(conn, block_ids)
@@ -284,7 +306,8 @@ def mark_deleting_all(
     for block_id, se_id in sorted(set(keys)):
         rows = held.get(block_id, {})
         leaving = {one.se_id for one in rows.values() if one.delete_at is not None}
-        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custodial_too, leaving=leaving)
+        custody = custodial_too if isinstance(custodial_too, bool) else (block_id, se_id) in custodial_too
+        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custody, leaving=leaving)
         if why is None and (block_id, se_id) in held_for and rows[se_id].state is not ReplicaState.DELETING:
             why = Kept.IN_USE
         if why is not None:
@@ -292,9 +315,16 @@ def mark_deleting_all(
         elif rows[se_id].state is not ReplicaState.DELETING:
             going.append(rows[se_id])
             rows[se_id] = replace(rows[se_id], state=ReplicaState.DELETING)
-    if going:
-        _let_go(conn, going)
-    return kept
+    return kept, going
+
+
+def set_leaving_all(conn: Connection, keys: Collection[ReplicaKey], at: datetime | None) -> int:
+    """Say when COMPLETE replicas are to go, None for not at all; how many there were. The caller holds the
+    blocks' locks. Until then they may be read, but protect no other copy."""
+    columns = {"block_id": [key[0] for key in sorted(keys)], "se_id": [key[1] for key in sorted(keys)]}
+    only = {"state": ReplicaState.COMPLETE}
+    (n,) = bulk.write(conn, [Change(block_replica, columns, put={"delete_at": Same(at)}, only=only)])
+    return n
 
 
 def refusal(

@@ -159,6 +159,8 @@ deletion = Table(
     key("se_id"),
     Column("state", EnumText(DeletionState), nullable=False),
     flag("custodial_too"),
+    #: Though a subscription asks for it, which will have it copied anew.
+    flag("subscribed_too"),
     label("ask_id", 36),
     label("requester", 60),
     label("acct_group", 60),

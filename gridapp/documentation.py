@@ -176,7 +176,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "block_dest": ("A wanted replica and the router's last word on it.", "block_manager, router"),
     "route_via": ("Transit space kept for the routes that pass an SE.", "nobody yet"),
     "route_history": ("What the router said when.", "nobody yet"),
-    "deletion": ("Replicas somebody wants away: asked for, decided, carried out.", "nobody yet"),
+    "deletion": ("Replicas somebody wants away: asked for, decided, carried out.", "deleter"),
     "transfer_error": ("Errors of a link by class.", "nobody yet"),
     "group_weight": ("What a group's files are worth in a queue.", "`apply`"),
     "link_use": ("Bytes a group has lately sent over a link.", "nobody yet"),

@@ -131,6 +131,17 @@ class Transfer(Section):
     workers: Amount = Field(default=4, description="copies run at the same time by one transfer agent")
 
 
+class Deletion(Section):
+    """Replicas on their way out."""
+
+    undelete_s: float = Field(
+        default=86_400, ge=0, description="time between the word and the deed, in which it can be taken back"
+    )
+    files_per_hour: int = Field(
+        default=0, ge=0, description="most files deleted at a storage element that names no rate; 0: no limit"
+    )
+
+
 class Api(Section):
     """The REST API and the live page."""
 
@@ -158,6 +169,7 @@ class Settings(BaseSettings):
     retry: Retry = Retry()
     block: Block = Block()
     transfer: Transfer = Transfer()
+    deletion: Deletion = Deletion()
     api: Api = Api()
     log: Log = Log()
 

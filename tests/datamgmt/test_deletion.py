@@ -1,22 +1,35 @@
-"""Deletion: what may go, what stays and why, and races for the last copy."""
+"""Deletions: what may go, what stays and why, from the word to the deed, and races for the last copy."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from grids.data_grid import DataGrid
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from catalogs import recount, replicas
+from catalogs import exceptions, recount, replicas
+from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, deletion, subscriptions
+from datamgmt import allocating, deletion, removal, subscriptions
+from datamgmt.deletion import Asker, Due, Terms
+from datamgmt.deletion_states import DeletionState
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
+from datamgmt.tables import deletion as deletion_table
 from gridcore.db import Database
+from gridcore.errors import Conflict, NotFound
+
+DAY = timedelta(days=1)
+LATER = timedelta(minutes=10)
+ADMIN = Asker("admin", "site", decides=True)
+ANNA = Asker("anna", "physics")
 
 
 @pytest.fixture
@@ -36,64 +49,227 @@ def copy(grid: DataGrid, name: str) -> None:
     grid.do(lambda conn, now: replicas.complete_all(conn, se_id, {1: 1}, now))
 
 
-def delete(grid: DataGrid, name: str, **options: bool) -> Reason | None:
-    se_id = grid.ids[name]
-    return grid.do(lambda conn, now: deletion.delete_replica(conn, 1, se_id, now, **options))  # type: ignore[no-any-return]
+def ask(grid: DataGrid, name: str, by: Asker = ADMIN, **options: Any) -> int | Reason:
+    """The deletion's id, or why it was refused."""
+    (key,) = grid.keys.take("deletion", 1)
+    place = 1, grid.ids[name]
+    options = {"undelete": DAY, **options}
+    asked = grid.do(lambda conn, now: deletion.ask_all(conn, [key], [place], by, now, **options))
+    return asked.refused[place] if place in asked.refused else asked.ids[place]  # type: ignore[no-any-return]
+
+
+def carry_out(grid: DataGrid) -> Due:
+    return grid.do(lambda conn, now: deletion.carry_out(conn, now, 100, LATER))  # type: ignore[no-any-return]
+
+
+def states(grid: DataGrid) -> list[tuple[DeletionState, str | None]]:
+    table = deletion_table.c
+    return [(*row,) for row in grid.rows(select(table.state, table.code).order_by(table.id))]
 
 
 def test_all_but_the_last_replica_may_go(grid: DataGrid) -> None:
-    assert delete(grid, "A") is None
-    assert delete(grid, "B") is None
-    assert delete(grid, "C") is Reason.LAST_REPLICA
-    assert delete(grid, "D") is Reason.ABSENT
-    assert [one.se_id for one in grid.do(lambda conn, _: deletion.doomed(conn, 10))] == [1, 2]
-    assert [one.se_id for one in grid.do(lambda conn, _: deletion.doomed(conn, 10, (1, 1)))] == [2]
-    assert grid.do(lambda conn, _: deletion.doomed(conn, 10, (1, 2))) == []
+    assert [type(ask(grid, name)) for name in "AB"] == [int, int]
+    assert ask(grid, "C") is Reason.LAST_REPLICA
+    assert ask(grid, "D") is Reason.ABSENT
+    assert carry_out(grid) == Due()
+    assert set(grid.replicas().values()) == {ReplicaState.COMPLETE}
+    grid.clock.advance(DAY.total_seconds())
+    assert carry_out(grid) == Due(begun=2)
+    assert grid.replicas() == {
+        (1, "A"): ReplicaState.DELETING,
+        (1, "B"): ReplicaState.DELETING,
+        (1, "C"): ReplicaState.COMPLETE,
+    }
+    assert states(grid) == [(DeletionState.DELETING, None)] * 2
+    assert ask(grid, "B") is Reason.ABSENT
     grid.check()
 
 
-def test_racing_deletes_keep_one_copy(grid: DataGrid) -> None:
-    barrier = threading.Barrier(3)
-    restored = update(block_replica).values(state=ReplicaState.COMPLETE)
+def test_what_is_refused_by_itself_is_told_as_an_error(grid: DataGrid) -> None:
+    def alone(name: str) -> int:
+        key, se_id = grid.keys.one("deletion"), grid.ids[name]
+        return grid.do(lambda conn, now: deletion.ask(conn, key, 1, se_id, ADMIN, now, undelete=DAY))  # type: ignore[no-any-return]
 
-    def order(name: str) -> Reason | None:
-        barrier.wait(10)
-        return delete(grid, name)
+    assert alone("A") > 0
+    with pytest.raises(Conflict, match="no such replica"):
+        alone("D")
 
+
+def test_without_the_right_it_waits_for_a_word(grid: DataGrid) -> None:
+    first, second = ask(grid, "A", ANNA), ask(grid, "B", ANNA)
+    assert states(grid) == [(DeletionState.ASKED, None)] * 2
+    grid.clock.advance(10**6)
+    assert carry_out(grid) == Due()
+    no = grid.do(lambda conn, now: deletion.deny(conn, [second], "admin", now, "not yet"))
+    yes = grid.do(lambda conn, now: deletion.approve(conn, [first, second], "admin", now, undelete=DAY))
+    assert (no, yes.done, yes.refused) == ([second], [first], {})
+    assert states(grid) == [(DeletionState.APPROVED, None), (DeletionState.DENIED, Reason.DENIED)]
+    with pytest.raises(NotFound):
+        grid.do(lambda conn, now: deletion.deny(conn, [77], "admin", now))
+
+
+def test_approval_is_judged_anew(grid: DataGrid) -> None:
+    waiting = ask(grid, "A", ANNA)
+    for name in "BC":
+        ask(grid, name)
+    assert states(grid)[1][0] == states(grid)[2][0] == DeletionState.APPROVED
+    told = grid.do(lambda conn, now: deletion.approve(conn, [waiting], "admin", now, undelete=DAY))
+    assert told.refused == {waiting: Reason.LAST_REPLICA}
+    assert states(grid)[0][0] == DeletionState.ASKED
+
+
+def test_a_repeat_changes_nothing(grid: DataGrid) -> None:
+    first = ask(grid, "A", ANNA, ask_id="one")
+    assert ask(grid, "A", ANNA, ask_id="one") == first
+    assert ask(grid, "A", ANNA, ask_id="two") == first
+    assert ask(grid, "A", ADMIN) == first
+    assert states(grid) == [(DeletionState.APPROVED, None)]
+    assert grid.do(lambda conn, now: deletion.undo(conn, [first], "anna", now)) == [first]
+    assert grid.do(lambda conn, now: deletion.undo(conn, [first], "anna", now)) == []
+    assert ask(grid, "A", ANNA, ask_id="one") == first
+    assert ask(grid, "A", ANNA, ask_id="three") != first
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """All of them in threads that start together."""
+    barrier = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], Any]) -> Any:
+        barrier.wait(60)
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))
+
+
+def test_racing_words_leave_one_copy(grid: DataGrid) -> None:
     for _ in range(5):
-        with ThreadPoolExecutor(3) as pool:
-            answers = list(pool.map(order, "ABC"))
-        assert sorted(map(str, answers)) == ["LAST_REPLICA", "None", "None"]
+        answers = at_once(*(lambda name=name: ask(grid, name) for name in "ABC"))
+        assert sorted(map(str, map(type, answers)))[:2] == ["<class 'int'>"] * 2
+        assert Reason.LAST_REPLICA in answers
+        ids = [one for one in answers if isinstance(one, int)]
+        grid.do(lambda conn, now, ids=ids: deletion.undo(conn, ids, "admin", now))
+
+
+def test_racing_deeds_leave_one_copy(grid: DataGrid) -> None:
+    """Two deleters, and the router letting go of the third copy."""
+    restored = update(block_replica).values(state=ReplicaState.COMPLETE, delete_at=None)
+    gone = update(deletion_table).values(state=DeletionState.DELETED)
+    third = [(1, grid.ids["C"])]
+    for _ in range(5):
+        for name in "AB":
+            ask(grid, name, undelete=timedelta())
+        begun = at_once(
+            lambda: carry_out(grid).begun,
+            lambda: carry_out(grid).begun,
+            lambda: grid.do(lambda conn, now: deletion.release(conn, third, now)),
+        )
+        assert sum(begun) == 2
         assert list(grid.replicas().values()).count(ReplicaState.COMPLETE) == 1
-        grid.do(lambda conn, _: (conn.execute(restored), recount.mend(conn)))
+        grid.do(lambda conn, _: (conn.execute(restored), conn.execute(gone), recount.mend(conn)))
 
 
-def test_a_source_in_use_stays(grid: DataGrid) -> None:
+def test_one_approval_of_two_counts(grid: DataGrid) -> None:
+    key = ask(grid, "A", ANNA)
+
+    def approve() -> list[int]:
+        return grid.do(  # type: ignore[no-any-return]
+            lambda conn, now: deletion.approve(conn, [key], "admin", now, undelete=DAY).done
+        )
+
+    assert sorted(at_once(approve, approve)) == [[], [key]]
+
+
+def test_undo_and_the_deed_exclude_each_other(grid: DataGrid) -> None:
+    for _ in range(5):
+        key = ask(grid, "A", undelete=timedelta())
+        undone, done = at_once(
+            lambda key=key: grid.do(lambda conn, now: deletion.undo(conn, [key], "anna", now)),
+            lambda: carry_out(grid),
+        )
+        there = grid.replicas()[1, "A"]
+        assert (undone, done.begun, there) in (
+            ([key], 0, ReplicaState.COMPLETE),
+            ([], 1, ReplicaState.DELETING),
+        )
+        if there is ReplicaState.DELETING:
+            break
+
+
+def test_a_source_in_use_goes_later(grid: DataGrid) -> None:
     grid.subscribe("D")
     grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     grid.do(lambda conn, _: conn.execute(update(block_dest).values(src_se_id=1)))
-    assert delete(grid, "A") is Reason.SOURCE_IN_USE
-    assert delete(grid, "B") is None
+    for name in "AB":
+        ask(grid, name, undelete=timedelta())
+    assert carry_out(grid) == Due(begun=1, later=1)
+    assert states(grid)[0] == (DeletionState.APPROVED, Reason.SOURCE_IN_USE)
+    grid.do(lambda conn, _: conn.execute(update(block_dest).values(src_se_id=None)))
+    assert carry_out(grid) == Due()
+    grid.clock.advance(LATER.total_seconds())
+    assert carry_out(grid) == Due(begun=1)
+    assert states(grid)[0] == (DeletionState.DELETING, None)
 
 
-def test_what_is_subscribed_or_custodial_stays(grid: DataGrid) -> None:
+def test_what_is_subscribed_stays_unless_told(grid: DataGrid) -> None:
     key = grid.subscribe("B")
-    grid.do(lambda conn, _: replicas.set_custodial_all(conn, {(1, grid.ids["C"]): True}))
-    assert delete(grid, "B") is Reason.SUBSCRIBED
-    assert delete(grid, "C") is Reason.LAST_CUSTODIAL
-    assert delete(grid, "C", custodial_too=True) is None
+    assert ask(grid, "B") is Reason.SUBSCRIBED
+    assert isinstance(ask(grid, "B", terms=Terms(subscribed_too=True), undelete=timedelta()), int)
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
+    assert carry_out(grid) == Due(begun=1)
+    assert grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now)) == 1
     grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
-    assert delete(grid, "B") is None
+
+
+def test_a_subscription_in_the_meantime_wins(grid: DataGrid) -> None:
+    ask(grid, "B", undelete=timedelta())
+    grid.subscribe("B")
+    assert carry_out(grid) == Due(refused=1)
+    assert states(grid) == [(DeletionState.REFUSED, Reason.SUBSCRIBED)]
+    assert grid.rows(select(block_replica.c.delete_at).distinct()) == [(None,)]
+
+
+def test_the_last_custodial_replica_stays_unless_told(grid: DataGrid) -> None:
+    custody = {(1, grid.ids[name]): True for name in "AC"}
+    grid.do(lambda conn, _: replicas.set_custodial_all(conn, custody))
+    assert isinstance(ask(grid, "A"), int)
+    assert ask(grid, "C") is Reason.LAST_CUSTODIAL
+    assert isinstance(ask(grid, "C", terms=Terms(custodial_too=True), undelete=timedelta()), int)
+    assert carry_out(grid) == Due(begun=1)
+    grid.clock.advance(DAY.total_seconds())
+    assert carry_out(grid) == Due(refused=1)
+    assert states(grid)[0] == (DeletionState.REFUSED, Reason.LAST_CUSTODIAL)
+
+
+def test_the_only_good_copy_of_a_file_stays(grid: DataGrid) -> None:
+    def spoil(name: str, file_id: int) -> None:
+        fault = {file_id: FileFault.BAD}
+        grid.do(lambda conn, now: exceptions.add(conn, 1, grid.ids[name], fault, now))
+
+    spoil("A", 1)
+    spoil("B", 2)
+    assert isinstance(ask(grid, "C"), int)
+    assert ask(grid, "A") is Reason.LAST_OF_FILES
+    assert ask(grid, "B") is Reason.LAST_OF_FILES
+    grid.do(lambda conn, _: exceptions.clear(conn, 1, grid.ids["B"], [2]))
+    assert isinstance(ask(grid, "A"), int)
+
+
+def test_an_unfinished_copy_is_no_replica_to_delete(grid: DataGrid) -> None:
+    grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, grid.ids["D"], transit=True)], now))
+    assert ask(grid, "D") is Reason.ABSENT
+    grid.do(lambda conn, now: deletion.release(conn, [(1, grid.ids["D"])], now))
 
 
 def test_a_wish_may_name_a_file_nobody_counts_on(grid: DataGrid) -> None:
     def refused(kind: str, subject: str, name: str) -> Reason | None:
-        return grid.do(lambda conn, _: deletion.refused_wish(conn, kind, subject, grid.ids[name]))  # type: ignore[no-any-return]
+        return grid.do(lambda conn, _: removal.refused_wish(conn, kind, subject, grid.ids[name]))  # type: ignore[no-any-return]
 
     assert refused("lfn", grid.lfn(0), "A") is Reason.REGISTERED
     assert refused("lfn", grid.lfn(0), "D") is None
     assert refused("lfn", "/store/unmerged/other.root", "A") is None
     assert refused("lfn", "/store/../etc/passwd", "A") is Reason.NOT_AN_LFN
     assert refused("dataset", "/a/b/C", "A") is Reason.NOT_AN_LFN
-    delete(grid, "A")
+    ask(grid, "A", undelete=timedelta())
+    carry_out(grid)
     assert refused("lfn", grid.lfn(0), "A") is None

@@ -348,6 +348,7 @@ def motion_tables() -> Iterator[Made]:
             *map(key, ("id", "block_id", "se_id")),
             sa.Column("state", sa.String(20), nullable=False),
             flag("custodial_too"),
+            flag("subscribed_too"),
             label("ask_id", 36, nullable=False),
             label("requester", 60, nullable=False),
             label("acct_group", 60, nullable=False),
