@@ -17,7 +17,7 @@ from datamgmt.allocation import Allocation, ClosedBlock, Existing, ReplicaKey, S
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import WANTING, SubscriptionState
 from datamgmt.tables import block_dest, subscription
-from gridcore.db import insert_rows, lock_rows
+from gridcore.db import lock_rows
 from gridcore.db.statements import run_many
 
 # --- statements --------------------------------------------------------------------------------------
@@ -179,21 +179,8 @@ def _add(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None:
     run_many(conn, ASK, [_ask(one) for one in promoted])
     _keep(conn, [(one.key, one.custodial) for one in promoted])
     transfers.set_priority(conn, {one.key: one.priority for one in promoted}, now)
-    stamps = {"code": Reason.ALLOCATED, "params": {}, "decided_at": now, "created_at": now}
-    new = [one for one in wanted if one.key not in transit]
-    sizes = destinations.sizes(conn, [one.block_id for one in new])
-    insert_rows(conn, block_dest, [{**_row(one), **sizes[one.block_id], **stamps} for one in new])
+    destinations.add(conn, [one for one in wanted if one.key not in transit], now)
     subscriptions.activate(conn, {one.subscription_id for one in wanted}, now)
-
-
-def _row(one: Wanted) -> dict[str, Any]:
-    return {
-        "block_id": one.block_id,
-        "se_id": one.se_id,
-        "subscription_id": one.subscription_id,
-        "custodial": int(one.custodial),
-        "priority": one.priority,
-    }
 
 
 def _ask(one: Wanted) -> dict[str, Any]:
@@ -209,7 +196,7 @@ def _change(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None
 
 def _drop(conn: Connection, rows: Collection[tuple[ReplicaKey, Reason]], now: datetime) -> None:
     """Rows that go; what has arrived for those nobody asks for any more goes with them."""
-    destinations.drop(conn, [key for key, _ in rows])
+    destinations.drop(conn, [key for key, _ in rows], now)
     partial = _in_state(conn, [key[0] for key, _ in rows], ReplicaState.COPYING)
     unwanted = [key for key, code in rows if code is Reason.UNSUBSCRIBED and key in partial]
     deletion.release(conn, unwanted, now, custodial_too=True)

@@ -1,20 +1,61 @@
-"""Rows of block_dest: the replicas that are wanted, by subscriptions or in transit."""
+"""Rows of block_dest: the replicas that are wanted, by subscriptions or in transit, and when each is due."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    bindparam,
+    case,
+    delete,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 
 from catalogs.bookkeeping import blocks_by_id
-from datamgmt.allocation import ReplicaKey
+from datamgmt import transit
+from datamgmt.allocation import ReplicaKey, Wanted
+from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
+from gridcore.db import bulk
+from gridcore.db.bulk import New, Same
+from gridcore.db.idlists import within
 from gridcore.db.statements import run_many, select_in
 
+#: A row is due at once.
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 THIS = (block_dest.c.block_id == bindparam("on_block"), block_dest.c.se_id == bindparam("on_se"))
 DROP = delete(block_dest).where(*THIS)
 OF_BLOCKS = select(block_dest).where(block_dest.c.block_id.in_(bindparam("ids", expanding=True)))
+_SECOND = 10**6
+_micros = type_coerce(block_dest.c.valid_until, BigInteger)
+#: At once, and each time another number, so that whoever has planned meanwhile sees that it is due again.
+_AGAIN = type_coerce(case((_micros < _SECOND, _micros + 1), else_=0), block_dest.c.valid_until.type)
+STIR = (
+    update(block_dest)
+    .where(
+        within(block_dest.c.block_id),
+        or_(
+            block_dest.c.src_se_id.is_(None),
+            block_dest.c.src_se_id == bindparam("on_se"),
+            block_dest.c.via_se_id == bindparam("on_se"),
+            block_dest.c.se_id == bindparam("on_se"),
+        ),
+    )
+    .values(valid_until=_AGAIN)
+)
+STIR_TRANSIT = (
+    update(block_dest)
+    .where(within(block_dest.c.block_id), block_dest.c.transit_for_id.is_not(None))
+    .values(valid_until=_AGAIN)
+)
+STIR_ASKED = update(block_dest).where(within(block_dest.c.subscription_id)).values(valid_until=_AGAIN)
 
 
 def of_blocks(conn: Connection, block_ids: Iterable[int]) -> list[Any]:
@@ -22,9 +63,48 @@ def of_blocks(conn: Connection, block_ids: Iterable[int]) -> list[Any]:
     return list(select_in(conn, OF_BLOCKS, block_ids))
 
 
-def drop(conn: Connection, keys: Iterable[ReplicaKey]) -> None:
-    """Want these no longer."""
-    run_many(conn, DROP, [at(key) for key in keys])
+def add(conn: Connection, rows: Sequence[Wanted], now: datetime) -> None:
+    """Want these, which are not wanted yet; the router looks at them at once. The blocks are locked."""
+    found = blocks_by_id(conn, {one.block_id for one in rows})
+    mine = sorted(rows, key=lambda one: one.key)
+    columns: dict[str, Any] = {
+        "block_id": [one.block_id for one in mine],
+        "se_id": [one.se_id for one in mine],
+        "subscription_id": [one.subscription_id for one in mine],
+        "custodial": [int(one.custodial) for one in mine],
+        "priority": [one.priority for one in mine],
+        "bytes": [found[one.block_id].bytes for one in mine],
+        "files": [found[one.block_id].files for one in mine],
+        "code": Same(Reason.ALLOCATED),
+        "params": Same({}),
+        "valid_until": Same(AT_ONCE),
+        "decided_at": Same(now),
+        "created_at": Same(now),
+    }
+    if mine:
+        bulk.write(conn, [New(block_dest, columns)])
+
+
+def drop(conn: Connection, keys: Iterable[ReplicaKey], now: datetime) -> None:
+    """Want these no longer: the rows go, with the room their routes keep in transit, and the router looks at
+    what passes elsewhere for them. The blocks are locked; what has arrived is the caller's to release."""
+    gone = sorted(set(keys))
+    if not gone:
+        return
+    run_many(conn, DROP, [at(key) for key in gone])
+    conn.execute(STIR_TRANSIT, {"ids": sorted({block_id for block_id, _ in gone})})
+    transit.drop(conn, gone)
+
+
+def stir_asked(conn: Connection, subscription_ids: Iterable[int]) -> int:
+    """What these subscriptions want is due at once: they were suspended, resumed or changed; how many."""
+    return conn.execute(STIR_ASKED, {"ids": sorted(set(subscription_ids))}).rowcount
+
+
+def stir(conn: Connection, block_ids: Iterable[int], se_id: int) -> int:
+    """What waits, passes the SE, or is copied from or to there is due at once; how many: `routes.stir`."""
+    ids = sorted(set(block_ids))
+    return conn.execute(STIR, {"ids": ids, "on_se": se_id}).rowcount if ids else 0
 
 
 def sizes(conn: Connection, block_ids: Iterable[int]) -> dict[int, dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -121,7 +121,7 @@ def apply(conn: Connection, changes: Changes, now: datetime) -> int:
     gone = [key for key in changes.drop if rows.get(key)] + [
         key for key in changes.complete if key in complete
     ]
-    destinations.drop(conn, gone)
+    destinations.drop(conn, gone, now)
     unused = [
         key for key in changes.release if (key in gone or key not in rows) and _in_transit(copies.get(key))
     ]
@@ -171,6 +171,15 @@ def _transit_row(new: NewTransit, now: datetime) -> dict[str, Any]:
         "decided_at": now,
         "created_at": now,
     }
+
+
+def stir(conn: Connection, block_ids: Iterable[int], se_id: int) -> int:
+    """A replica of the blocks has come to or gone from the SE, or a hop to it was given up; how many rows.
+
+    Those at the SE, and those of the same blocks that wait, pass there, or are copied from there, are due at
+    once. The blocks are locked.
+    """
+    return destinations.stir(conn, block_ids, se_id)
 
 
 def hops(conn: Connection) -> list[LinkKey]:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, dele
 from catalogs import replicas
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, data_file, dir_
-from datamgmt import linkstates
+from datamgmt import destinations, linkstates, routes
 from datamgmt.allocation import ReplicaKey
 from datamgmt.links import Outcome, window
 from datamgmt.linkstates import Ended, LinkView, Policies
@@ -169,9 +169,6 @@ ARRIVED = (
     .order_by(block.c.id)
 )
 FOLD = delete(transfer).where(*_OF_REPLICA)
-WANT_NO_MORE = delete(block_dest).where(
-    block_dest.c.block_id == bindparam("on_block"), block_dest.c.se_id == bindparam("on_se")
-)
 
 
 # --- a try's life ------------------------------------------------------------------------------------
@@ -239,6 +236,12 @@ def settle(
     ended = [one for one, mine in zip(tries, won, strict=True) if mine]
     linkstates.record(conn, [_ended(one) for one in ended], now, policy.link)
     states = [row["dst"] for row, mine in zip(rows, won, strict=True) if mine]
+    given_up = {
+        one.claimed.block_id
+        for one, state in zip(ended, states, strict=True)
+        if state is TransferState.FAILED
+    }
+    routes.stir(conn, given_up, se_id)
     return Settled(
         done=states.count(TransferState.DONE),
         retry=states.count(TransferState.RETRY_WAIT),
@@ -275,7 +278,8 @@ def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: dat
     hops = {row.id: row.hops for row in select_in(conn, ARRIVED, block_ids, {"on_se": se_id})}
     completed = replicas.complete_all(conn, se_id, hops, now)
     run_many(conn, FOLD, [_at((one, se_id)) for one in completed])
-    run_many(conn, WANT_NO_MORE, [_at((one, se_id)) for one in completed])
+    destinations.drop(conn, [(one, se_id) for one in completed], now)
+    routes.stir(conn, completed, se_id)
     return len(completed)
 
 

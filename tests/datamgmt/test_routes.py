@@ -122,7 +122,7 @@ def arrive(grid: DataGrid, name: str) -> None:
 
     def unit(conn: object, now: datetime) -> None:
         replicas.complete_all(conn, grid.ids[name], {1: 1}, now)  # type: ignore[arg-type]
-        destinations.drop(conn, [(1, grid.ids[name])])  # type: ignore[arg-type]
+        destinations.drop(conn, [(1, grid.ids[name])], now)  # type: ignore[arg-type]
 
     grid.do(unit)
 
