@@ -218,7 +218,7 @@ class JobMaker(Agent):
             if due is None:
                 return 0
             if due[1] == TaskState.CLOSING:
-                bookkeeping.close_dataset(conn, task.output_dataset_id)
+                bookkeeping.close_dataset(conn, task.output_dataset_id, self.name, now)
             # why it is complete stays to be read
             code, params = (task.code, task.params) if task.forced else (None, None)
             return int(tasks.move(conn, task, *due, now, actor=self.name, code=code, params=params))

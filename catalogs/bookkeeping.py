@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce, update
 
-from catalogs import holdings
-from catalogs.states import BlockState, DatasetState
+from catalogs import histories, holdings
+from catalogs.states import Access, BlockState, DatasetState
 from catalogs.tables import IS_OPEN, block, block_history, data_file, dataset, dir_, file_run
 from gridcore.db import bulk, lock_rows, outbox
 from gridcore.db.bulk import Change, New, Same
@@ -39,7 +39,7 @@ class BlockPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRow:
-    """A dataset and its counters; `events` is the sum where they are known."""
+    """A dataset, its counters and what its owner states; `events` is the sum where they are known."""
 
     id: int
     name: str
@@ -49,6 +49,15 @@ class DatasetRow:
     bytes: int
     events: int
     created_at: datetime
+    access: Access
+    description: str | None
+    group: str | None
+    closed_blocks: int
+
+    @property
+    def tier(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +90,11 @@ class FileRow:
     created_at: datetime
 
 
+#: Columns of a dataset that are fields of its value.
+_PLAIN = (
+    *("id", "name", "state", "files", "bytes", "events", "created_at"),
+    *("description", "closed_blocks"),
+)
 #: Blocks grow old within a century.
 _AGE_MAX_S = 100 * 365 * 86400.0
 
@@ -168,18 +182,34 @@ def parts_of(name: str) -> dict[str, str]:
     return dict(zip(("prim", "proc", "data_tier"), check_dataset(name).split("/")[1:], strict=True))
 
 
-def close_dataset(conn: Connection, dataset_id: int) -> bool:
+def close_dataset(
+    conn: Connection, dataset_id: int, actor: str, now: datetime, reason: str | None = None
+) -> bool:
     """Accept no further file; its open blocks become due. False if it was closed."""
-    return _switch(conn, dataset_id, DatasetState.CLOSED)
+    return _switch(conn, dataset_id, DatasetState.CLOSED, "closed", actor, now, reason)
 
 
-def reopen_dataset(conn: Connection, dataset_id: int) -> bool:
+def reopen_dataset(
+    conn: Connection, dataset_id: int, actor: str, now: datetime, reason: str | None = None
+) -> bool:
     """Accept files again, into new blocks. False if it was open."""
-    return _switch(conn, dataset_id, DatasetState.OPEN)
+    return _switch(conn, dataset_id, DatasetState.OPEN, "reopened", actor, now, reason)
 
 
-def _switch(conn: Connection, dataset_id: int, state: DatasetState) -> bool:
-    return conn.execute(SWITCH_DATASET, {"dataset_id": dataset_id, "dst": state}).rowcount == 1
+def _switch(
+    conn: Connection,
+    dataset_id: int,
+    state: DatasetState,
+    change: str,
+    actor: str,
+    now: datetime,
+    reason: str | None,
+) -> bool:
+    if conn.execute(SWITCH_DATASET, {"dataset_id": dataset_id, "dst": state}).rowcount != 1:
+        return False
+    detail = {"reason": reason} if reason else None
+    histories.tell_dataset(conn, dataset_id, change, actor, now, detail)
+    return True
 
 
 def unsettle(conn: Connection, dataset_ids: Iterable[int]) -> None:
@@ -259,8 +289,12 @@ def close_by(opened: datetime, policy: BlockPolicy) -> datetime:
 def dataset_row(row: Any) -> DatasetRow:
     """A row of the table as a value."""
     policy = BlockPolicy(row.block_files, row.block_bytes, row.block_age_s)
-    names = ("id", "name", "state", "files", "bytes", "events", "created_at")
-    return DatasetRow(policy=policy, **{name: row._mapping[name] for name in names})
+    return DatasetRow(
+        policy=policy,
+        access=row.access_type,
+        group=row.acct_group,
+        **{name: row._mapping[name] for name in _PLAIN},
+    )
 
 
 def dataset_by_id(conn: Connection, dataset_id: int) -> DatasetRow:

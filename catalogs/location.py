@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -85,8 +86,11 @@ class FileAt:
     id: int
     bytes: int
     adler32: int
+    events: int | None
+    created_at: datetime
     block_id: int
     block: str
+    dataset_id: int
     invalid: InvalidCode | None
     copies: tuple[Copy, ...]
 
@@ -137,10 +141,16 @@ _OF_FILE = and_(
     file_exception.c.se_id == block_replica.c.se_id,
     file_exception.c.file_id == data_file.c.id,
 )
+#: The columns that are the same for all copies.
+_OF_THE_FILE = (
+    *("id", "bytes", "adler32", "events", "created_at"),
+    *("block_id", "block", "dataset_id", "invalid"),
+)
 FILE = (
     select(
-        *(data_file.c.id, data_file.c.bytes, data_file.c.adler32),
-        *(data_file.c.block_id, block.c.name.label("block"), invalid_file.c.code.label("invalid")),
+        *(data_file.c.id, data_file.c.bytes, data_file.c.adler32, data_file.c.events),
+        *(data_file.c.created_at, data_file.c.block_id, block.c.name.label("block")),
+        *(block.c.dataset_id, invalid_file.c.code.label("invalid")),
         *(se.c.name.label("se"), site.c.name.label("site"), block_replica.c.state),
         *(block_replica.c.custodial, block_replica.c.transit, file_exception.c.kind),
     )
@@ -276,16 +286,8 @@ def where_file(conn: Connection, lfn: str) -> FileAt:
         raise NotFound(
             f"no file {lfn} is registered", hint="outputs not yet merged are not: ask for their job"
         )
-    file_id, size, adler32, block_id, block_name, invalid = rows[0][:6]
-    return FileAt(
-        id=file_id,
-        bytes=size,
-        adler32=adler32,
-        block_id=block_id,
-        block=block_name,
-        invalid=invalid,
-        copies=tuple(_copy(*row[6:]) for row in rows if row[6] is not None),
-    )
+    copies = tuple(_copy(*row[len(_OF_THE_FILE) :]) for row in rows if row[len(_OF_THE_FILE)] is not None)
+    return FileAt(**dict(zip(_OF_THE_FILE, rows[0], strict=False)), copies=copies)
 
 
 def _copy(se_name: str, site_name: str, state: Any, custodial: int, transit: int, kind: str | None) -> Copy:

@@ -85,9 +85,12 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "se": ("A storage element and its trivial file catalog.", "`apply`"),
     "link": ("The way from one SE to another.", "`apply`; switched by operators"),
     "dataset": ("A named collection of blocks, its counters and its block policy.", "approval, registration"),
-    "dataset_meta": ("What its owner says of a dataset, by name.", "nobody yet"),
+    "dataset_meta": ("What its owner says of a dataset, by name.", "`dataset set`"),
     "dataset_parent": ("Which datasets a dataset was made from.", "`db upgrade`; no agent yet"),
-    "dataset_history": ("Changes of datasets by hand.", "nobody yet"),
+    "dataset_history": (
+        "What was changed of datasets, and by whom.",
+        "`dataset set|access|close|reopen`, whoever ends a task",
+    ),
     "holding": (
         "Counters: what an SE holds of a dataset in COMPLETE replicas.",
         "whatever changes replicas or their blocks, in its transaction",

@@ -1,10 +1,11 @@
-"""What people name: storage elements and their sites, found or refused with near names."""
+"""What people name: datasets, storage elements and their sites, found or refused with near names."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from catalogs import sites
+from catalogs import bookkeeping, discovery, sites
+from catalogs.bookkeeping import DatasetRow
 from catalogs.sites import StorageElement
 from gridapp.insights.values import not_found
 
@@ -15,6 +16,14 @@ def element(conn: Connection, name: str) -> StorageElement:
     if name not in known:
         raise not_found("storage element", name, known, "tierflow site list")
     return known[name]
+
+
+def dataset(conn: Connection, name: str) -> DatasetRow:
+    """The dataset of a name. Raises NotFound with near names."""
+    found = bookkeeping.dataset_by_name(conn, name)
+    if found is None:
+        raise not_found("dataset", name, discovery.newest(conn), "tierflow dataset list")
+    return found
 
 
 def site_of(conn: Connection, element: StorageElement) -> str:

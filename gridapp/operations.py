@@ -354,7 +354,8 @@ def _kill_task(context: Context, task: Task, actor: Principal, dry_run: bool, te
     chosen = Chosen(where=selectors.both(of_task(task.name), over))
     told = _order(context, OrderVerb.KILL, chosen, actor, dry_run=dry_run, tell=tell)
     if not dry_run:
-        context.database.transaction(lambda conn: operations.close_task(conn, task.id))
+        at = context.clock.now()
+        context.database.transaction(lambda conn: operations.close_task(conn, task.id, actor.name, at))
     return {
         "task": task.name,
         "state": str(task.state if dry_run else TaskState.KILLED),

@@ -34,6 +34,7 @@ class Action(StrEnum):
     REQUEST_SUBMIT = "submit a request"
     REQUEST_DECIDE = "approve or assign requests"
     DATASET_IMPORT = "import a dataset"
+    DATASET_CHANGE = "change this dataset or its files"
     DATASET_DELETE = "delete a dataset"
     SUBSCRIBE = "subscribe a dataset"
     SUBSCRIPTION_DECIDE = "approve, suspend or cancel this subscription"
@@ -122,6 +123,7 @@ POLICY: Mapping[Action, Rule] = {
     Action.REQUEST_SUBMIT: _by(Role.USER, Role.PRODUCTION, Role.OPERATOR),
     Action.REQUEST_DECIDE: _by(Role.PRODUCTION, Role.OPERATOR),
     Action.DATASET_IMPORT: _by(Role.PRODUCTION, Role.OPERATOR),
+    Action.DATASET_CHANGE: _by(Role.PRODUCTION, Role.OPERATOR),
     Action.DATASET_DELETE: _by(Role.PRODUCTION, Role.OPERATOR),
     Action.SUBSCRIBE: _by(Role.USER, Role.PRODUCTION, Role.SITE_ADMIN, Role.OPERATOR),
     Action.SUBSCRIPTION_DECIDE: _by(Role.SITE_ADMIN, Role.OPERATOR, owner=True),

@@ -180,7 +180,7 @@ def _reopen(
 ) -> None:
     if task.state not in (TaskState.ACTIVE, TaskState.PAUSED):
         tasks.move(conn, task, TaskEvent.EXTEND, TaskState.ACTIVE, now, actor=actor, code=code, params=params)
-        bookkeeping.reopen_dataset(conn, task.output_dataset_id)
+        bookkeeping.reopen_dataset(conn, task.output_dataset_id, actor, now)
     elif task.forced:  # it was to end with what it has; with what a pause may still hold of that it goes on
         tasks.set_reason(conn, task.id, RESUMED, {"by": actor}, now)
     tasks.expect_more(conn, task)
@@ -212,7 +212,7 @@ def force_complete(conn: Connection, task_id: int, reason: str, actor: str, now:
         detail |= _stop(conn, one, params, now)
     elif one.state == TaskState.ACTIVE:
         _check_nothing_left(conn, one)
-        bookkeeping.close_dataset(conn, one.output_dataset_id)
+        bookkeeping.close_dataset(conn, one.output_dataset_id, actor, now)
         tasks.move(
             conn, one, TaskEvent.FORCE, TaskState.CLOSING, now, actor=actor, code=FORCED, params=params
         )

@@ -251,9 +251,9 @@ def kill_task(conn: Connection, task_id: int, actor: str, now: datetime) -> None
         audit.record(conn, actor, "task kill", f"task {task.name}", now)
 
 
-def close_task(conn: Connection, task_id: int) -> None:
+def close_task(conn: Connection, task_id: int, actor: str, now: datetime) -> None:
     """Once a killed task has no live job: its blocks become due to be closed."""
-    bookkeeping.close_dataset(conn, tasks.by_id(conn, task_id).output_dataset_id)
+    bookkeeping.close_dataset(conn, tasks.by_id(conn, task_id).output_dataset_id, actor, now)
 
 
 def retry_task(conn: Connection, task_id: int, actor: str, now: datetime) -> bool:
@@ -281,7 +281,7 @@ def _reopen(conn: Connection, task: Task, actor: str, now: datetime) -> bool:
     if _request_state(conn, task) in REQUEST.final:
         return False
     tasks.move(conn, task, TaskEvent.RETRY, TaskState.ACTIVE, now, actor=actor)
-    bookkeeping.reopen_dataset(conn, task.output_dataset_id)
+    bookkeeping.reopen_dataset(conn, task.output_dataset_id, actor, now)
     tasks.expect_more(conn, task)
     if task.request_id is not None:
         requests.resume(conn, task.request_id, actor=actor, now=now)

@@ -11,7 +11,17 @@ from sqlalchemy import Connection
 
 from gridapp.api.policy import anyone, reader, scraper
 from gridapp.insights import agents as agent_rows
-from gridapp.insights import datasets, deliveries, finding, gauges, overview, topology, transfers, work
+from gridapp.insights import (
+    blocks,
+    datasets,
+    deliveries,
+    finding,
+    gauges,
+    overview,
+    topology,
+    transfers,
+    work,
+)
 from gridapp.insights.values import KEY_MAX
 from gridapp.insights.why import why
 from gridcore import metrics
@@ -94,6 +104,29 @@ def list_datasets(
 def show_dataset(request: Request, name: Name) -> Response:
     """One dataset, with or without the slash its name begins with."""
     return _answer(request, datasets.dataset, "/" + name.lstrip("/"))
+
+
+@v1.get("/history/datasets/{name:path}", dependencies=[reader])
+def list_changes(request: Request, name: Name, limit: Limit = 100) -> Response:
+    """What was changed of a dataset, newest first."""
+    return _answer(request, datasets.history, "/" + name.lstrip("/"), limit)
+
+
+@v1.get("/blocks", dependencies=[reader])
+def list_blocks(
+    request: Request,
+    dataset: Annotated[str, Query(max_length=NAME_MAX)],
+    after: Annotated[int, Query(ge=0, le=KEY_MAX)] = 0,
+    limit: Limit = 100,
+) -> Response:
+    """Blocks of a dataset by id, of those ids above `after`."""
+    return _answer(request, blocks.blocks, dataset, after, limit)
+
+
+@v1.get("/blocks/{name:path}", dependencies=[reader])
+def show_block(request: Request, name: Name) -> Response:
+    """One block by its name, whose `#` is written %23."""
+    return _answer(request, blocks.block, "/" + name.lstrip("/"))
 
 
 @v1.get("/find/datasets", dependencies=[reader])

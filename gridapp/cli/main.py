@@ -40,6 +40,7 @@ COMMANDS = {
     "breaker": Entry("retries:breaker", "Breakers: sites kept from work because jobs fail there."),
     "agent": Entry("ops:agent", "Agents: the daemons that do the work."),
     "dataset": Entry("datasets:dataset", "Datasets, their blocks and replicas."),
+    "block": Entry("blocks:block", "Blocks: sets of a dataset's files that move as one."),
     "subscribe": Entry(
         "subscriptions:subscribe", "Have a dataset at a storage element, now and as it grows."
     ),

@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from catalogs import location, search
-from catalogs.bookkeeping import dataset_by_name
 from catalogs.finding import DATASETS, plan
-from gridapp.insights.datasets import DATASET_NAMES
+from gridapp import naming
 from gridapp.insights.values import LIMIT, not_found, record
 from gridcore.errors import UsageError
 from gridcore.ids import check_dataset
@@ -47,10 +46,7 @@ def _is_dataset(name: str) -> bool:
 
 
 def _where_dataset(conn: Connection, name: str) -> dict[str, Any]:
-    found = dataset_by_name(conn, name)
-    if found is None:
-        known = conn.execute(DATASET_NAMES).scalars()
-        raise not_found("dataset", name, known, "tierflow dataset list")
+    found = naming.dataset(conn, name)
     places = location.where(conn, found.id)
     return {
         **record(found, "name", "state", "files", "bytes"),

@@ -262,7 +262,7 @@ def test_a_place_wish_is_served_once_all_is_there(database: Database, start: Mak
     worker.run()
     assert grid.wish(wish_id) == (WishState.OPEN, Reason.DELIVERED)
     grid.produce(2, first=2, close=False)
-    grid.do(lambda conn, _: bookkeeping.close_dataset(conn, grid.dataset_id))
+    grid.do(lambda conn, now: bookkeeping.close_dataset(conn, grid.dataset_id, "test", now))
     worker.run()
     assert grid.wish(wish_id)[0] is WishState.SERVED
     assert list(grid.replicas().values()) == [ReplicaState.COMPLETE] * 4

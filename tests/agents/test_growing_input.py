@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from catalogs import bookkeeping
 from gridapp import amendments
 from gridapp.insights import work
-from gridcore.db import Database
+from gridcore.db import Database, dbnow
 from gridcore.errors import Conflict
 from gridcore.tables import audit_log
 from prodsys import slicing, tasks
@@ -117,7 +117,7 @@ def test_an_extension_upstream_keeps_the_reader_waiting(database: Database, tmp_
     assert grid.task(name).units_total == 1
 
     def reopen(conn: Connection) -> None:
-        bookkeeping.reopen_dataset(conn, stream.dataset_id)
+        bookkeeping.reopen_dataset(conn, stream.dataset_id, "test", dbnow(conn))
         source = replace(grid.task(name), id=-1, output_dataset_id=stream.dataset_id)
         tasks.expect_more(conn, source)
 

@@ -55,12 +55,12 @@ def test_names_and_policies_that_cannot_be_are_refused(sqlite_grid: Grid) -> Non
 
 def test_a_closed_dataset_takes_no_new_file_but_repeats(grid: Grid) -> None:
     ids = grid.register(new_file(1))
-    assert grid.do(bookkeeping.close_dataset, grid.dataset_id)
-    assert not grid.do(bookkeeping.close_dataset, grid.dataset_id)
+    assert grid.do(bookkeeping.close_dataset, grid.dataset_id, "ann", NOW)
+    assert not grid.do(bookkeeping.close_dataset, grid.dataset_id, "ann", NOW)
     assert grid.register(new_file(1)) == ids
     with pytest.raises(Conflict, match="is closed"):
         grid.register(new_file(2))
-    assert grid.do(bookkeeping.reopen_dataset, grid.dataset_id)
+    assert grid.do(bookkeeping.reopen_dataset, grid.dataset_id, "ann", NOW)
     assert len(grid.register(new_file(2))) == 1
 
 
@@ -201,7 +201,7 @@ def test_blocks_are_due_by_files_bytes_age_and_end_of_their_dataset(grid: Grid) 
     full = [(DATASET, "files"), (DATASET, "bytes")]
     assert due(late - timedelta(microseconds=1)) == full
     assert due(late) == [*full, ("/Old/v1/RAW", "age")]
-    grid.do(bookkeeping.close_dataset, ended)
+    grid.do(bookkeeping.close_dataset, ended, "ann", NOW)
     assert due(NOW) == [*full, ("/Ended/v1/RAW", "task end")]
 
 

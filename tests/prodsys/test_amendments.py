@@ -269,7 +269,7 @@ def test_an_extension_takes_up_what_was_completed_down_the_chain(database: Datab
 
     def complete(conn: Connection) -> None:
         for one in tasks.of_request(conn, ID):
-            bookkeeping.close_dataset(conn, one.output_dataset_id)
+            bookkeeping.close_dataset(conn, one.output_dataset_id, "test", now)
             tasks.move(conn, one, TaskEvent.WORKED_OFF, TaskState.CLOSING, now, actor="test")
             one = tasks.by_id(conn, one.id)
             tasks.move(conn, one, TaskEvent.BLOCKS_CLOSED, TaskState.COMPLETED, now, actor="test")

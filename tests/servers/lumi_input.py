@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from catalogs import bookkeeping, registration
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
+from gridcore.db import dbnow
 from prodsys import jobmaking, slicing, tasks
 from prodsys.jobmaking import NewKeys
 from prodsys.tasks import Task
@@ -69,7 +70,8 @@ class LumiInput:
 
     def close(self) -> None:
         """No further file will come."""
-        self.grid.database.transaction(lambda conn: bookkeeping.close_dataset(conn, self.dataset_id))
+        close = bookkeeping.close_dataset
+        self.grid.database.transaction(lambda conn: close(conn, self.dataset_id, "test", dbnow(conn)))
 
     def submit(self, *lines: str) -> str:
         """A task with these lines in its step; its name."""

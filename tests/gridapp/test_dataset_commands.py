@@ -1,0 +1,132 @@
+"""Datasets and blocks told of, opened and closed from the command line and by the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import embedded_grid
+import pytest
+from catalog_rows import DATASET, Shelf
+from click.testing import CliRunner, Result
+from fastapi.testclient import TestClient
+
+from gridapp.api.app import create_app
+from gridapp.cli.main import main
+from gridcore.db import Database
+from gridcore.settings import load
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded_grid.make(tmp_path_factory.mktemp("template") / "grid")
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path) -> Path:
+    return embedded_grid.copy(template, tmp_path / "grid")
+
+
+@pytest.fixture
+def shelf(place: Path) -> Iterator[Shelf]:
+    with Shelf.at(place) as made:
+        yield made
+
+
+def run(place: Path, *args: object, code: int = 0) -> Any:
+    result: Result = CliRunner().invoke(main, [*map(str, args), "--dir", str(place)])
+    assert result.exit_code == code, result.stderr or result.output
+    return result.stderr if code else json.loads(result.stdout)
+
+
+def client(database: Database) -> TestClient:
+    app = create_app(SimpleNamespace(settings=load(environ={}), database=database))
+    return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+
+
+def test_what_is_said_of_a_dataset(place: Path, shelf: Shelf) -> None:
+    shelf.register(3)
+    done = run(place, "dataset", "set", DATASET, "collision=AuAu", "energy=7.7", "--description", "Gold")
+    assert done["changed"]["energy"] == [None, 7.7]
+    run(place, "dataset", "access", DATASET, "deprecated")
+    shown = run(place, "dataset", "show", DATASET)
+    assert (shown["tier"], shown["access"], shown["description"]) == ("RAW", "DEPRECATED", "Gold")
+    assert shown["metadata"] == {"collision": "AuAu", "energy": 7.7}
+    assert [one["files"] for one in shown["holdings"]] == [3]
+    (listed,) = run(place, "dataset", "list", "/MinBias/*")
+    assert (listed["access"], listed["tier"]) == ("DEPRECATED", "RAW")
+    run(place, "dataset", "set", DATASET, "energy=")
+    told = run(place, "dataset", "history", DATASET)
+    assert [one["change"] for one in told] == ["set", "access", "set"]
+    assert told[0]["detail"] == {"energy": [7.7, None]}
+    assert told[1]["detail"] == {"access_type": ["VALID", "DEPRECATED"]}
+    assert client(shelf.database).get(f"/api/v1/history/datasets{DATASET}").json() == told
+    assert shelf.audited() == ["dataset set", "dataset access", "dataset set"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("set", DATASET), 2, "what is to be said"),
+        (("set", DATASET, "energy"), 2, "says nothing"),
+        (("set", DATASET, "a=1", "a=2"), 2, "given twice"),
+        (("set", DATASET, "files=3"), 2, "no name for metadata"),
+        (("set", DATASET, "--description", "x" * 1001), 2, "description of 1001"),
+        (("set", DATASET, "--group", "a b"), 2, "no group name"),
+        (("set", "/No/Such/RAW", "a=1"), 3, "no dataset /No/Such/RAW"),
+        (("access", DATASET, "GOOD"), 2, "GOOD"),
+        (("close", "/No/Such/RAW"), 3, "no dataset"),
+        (("close", DATASET, "--reason", "a\nb"), 2, "cannot be read"),
+        (("history", "/No/Such/RAW"), 3, "no dataset"),
+    ],
+)
+def test_what_cannot_be_said(place: Path, shelf: Shelf, args: tuple[str, ...], code: int, says: str) -> None:
+    assert says in run(place, "dataset", *args, code=code)
+    assert shelf.audited() == []
+
+
+def test_a_dataset_is_closed_and_reopened_by_hand(place: Path, shelf: Shelf) -> None:
+    shelf.register(3)
+    closed = run(place, "dataset", "close", DATASET, "--reason", "the run is over")
+    assert closed == {"dataset": DATASET, "state": "CLOSED", "changed": True}
+    assert not run(place, "dataset", "close", DATASET)["changed"]
+    assert run(place, "dataset", "reopen", DATASET)["state"] == "OPEN"
+    told = run(place, "dataset", "history", DATASET)
+    assert [(one["change"], one["detail"]) for one in told] == [
+        ("reopened", None),
+        ("closed", {"reason": "the run is over"}),
+    ]
+    assert shelf.audited() == ["dataset close", "dataset reopen"]
+
+
+def test_a_block_is_closed_by_hand(place: Path, shelf: Shelf) -> None:
+    shelf.register(3)
+    (seen,) = run(place, "block", "list", DATASET)
+    assert (seen["state"], seen["files"], list(seen["replicas"].values())) == ("OPEN", 3, ["COMPLETE"])
+    closed = run(place, "block", "close", seen["name"], "--reason", "wanted now")
+    assert (closed["state"], closed["changed"]) == ("CLOSED", True)
+    assert not run(place, "block", "close", seen["name"])["changed"]
+    shown = run(place, "block", "show", seen["name"])
+    assert [(one["state"], one["code"]) for one in shown["history"]] == [
+        ("OPEN", "first file"),
+        ("CLOSED", "by hand"),
+    ]
+    (told,) = run(place, "dataset", "history", DATASET)
+    assert told["detail"] == {"block": seen["name"], "reason": "wanted now"}
+    assert shelf.audited() == ["block close"]
+    assert "no block /No/Such/RAW#1" in run(place, "block", "show", "/No/Such/RAW#1", code=3)
+    answers = client(shelf.database)
+    assert answers.get("/api/v1/blocks/" + seen["name"].replace("#", "%23")).json() == shown
+    assert answers.get("/api/v1/blocks", params={"dataset": DATASET}).json()[0]["name"] == seen["name"]
+
+
+def test_who_may_not_is_told_so(place: Path, shelf: Shelf) -> None:
+    shelf.register(1)
+    shelf.take_roles()
+    for args in (("dataset", "set", DATASET, "a=1"), ("dataset", "close", DATASET)):
+        assert "may not change this dataset" in run(place, *args, code=4)
+    (seen,) = run(place, "block", "list", DATASET)
+    assert "may not change this dataset" in run(place, "block", "close", seen["name"], code=4)
