@@ -75,7 +75,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "outbox": ("Events, in the transaction they tell of.", "catalogs; pruned by the janitor"),
     "quota": (
         "(owner, limit, used): transit space of each SE, space of groups at sites.",
-        "`apply` (limits)",
+        "`apply`, `site quota set` (limits)",
     ),
     "account": ("Who may do anything here.", "`apply`"),
     "account_role": ("Logins, groups and roles of accounts.", "`apply`"),

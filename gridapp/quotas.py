@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from gridcore.db import insert_rows
+from agents.runtime.agent import Context
+from catalogs import sites
+from gridapp.insights.values import not_found
+from gridcore import accounts, audit, identity
+from gridcore.db import quotas as counted
+from gridcore.db.statements import insert_new
+from gridcore.identity import Action, Principal, Subject
 from gridcore.tables import quota
+from prodsys.tables import share_node
 
 #: What owners of quotas begin with: `transit:<SE>`, `space:<site>:<group>`.
 TRANSIT, SPACE = "transit:", "space:"
@@ -17,6 +25,7 @@ OWNED = select(quota).where(quota.c.owner.startswith(bindparam("prefix"))).order
 SET_LIMIT = (
     update(quota).where(quota.c.owner == bindparam("of_owner")).values(limit_value=bindparam("new_limit"))
 )
+SHARES = select(share_node.c.path)
 REMOVE = delete(quota).where(quota.c.owner == bindparam("of_owner"))
 
 
@@ -56,10 +65,71 @@ def _owned(conn: Connection, prefix: str) -> Iterator[Quota]:
 
 def put(conn: Connection, key: int, owner: str, limit: int) -> None:
     """Limit the owner, or give another limit; a new row takes the key."""
-    if not conn.execute(SET_LIMIT, {"of_owner": owner, "new_limit": limit}).rowcount:
-        insert_rows(conn, quota, [{"id": key, "owner": owner, "limit_value": limit, "used_value": 0}])
+    insert_new(conn, quota, {"id": key, "owner": owner, "limit_value": limit, "used_value": 0})
+    conn.execute(SET_LIMIT, {"of_owner": owner, "new_limit": limit})
 
 
 def remove(conn: Connection, owner: str) -> bool:
     """Let the owner use what it likes; False where nothing limited it."""
     return conn.execute(REMOVE, {"of_owner": owner}).rowcount == 1
+
+
+# --- by hand -----------------------------------------------------------------------------------------
+
+
+def set_quota(
+    context: Context, at: str, group: str, limit: int | None, actor: Principal, *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Limit what a group keeps at a site in bytes, None for no limit any more, audited.
+
+    {"site", "group", "was", "limit", "used", "changed"}; with `dry_run` nothing is written. Raises NotFound,
+    Denied.
+    """
+    identity.require(actor, Action.SITE_CONFIGURE, Subject(site=at, group=group))
+    with context.database.snapshot() as conn:
+        known = {one.name: one.id for one in sites.sites(conn)}
+        groups = _groups(conn)
+        was = _space_of(conn, at, group)
+    if at not in known:
+        raise not_found("site", at, known, "tierflow site list")
+    if group not in groups and was is None:
+        raise not_found("group", group, groups, "tierflow share show")
+    if not dry_run:
+        key, now = context.keys.one("quota"), context.clock.now()
+
+        def unit(conn: Connection) -> Quota | None:
+            counted.room(conn, [f"{SPACE}{at}:{group}"])
+            old = _space_of(conn, at, group)
+            _limit(conn, key, at, group, limit)
+            detail = {"was": None if old is None else old.limit, "limit": limit}
+            audit.record(conn, actor.name, "site quota set", f"{at} {group}", now, detail)
+            return old
+
+        was = context.database.transaction(unit)
+    before = None if was is None else was.limit
+    used = 0 if was is None else was.used
+    told = {"site": at, "group": group, "was": before, "limit": limit}
+    return {**told, "used": used, "changed": before != limit}
+
+
+def _groups(conn: Connection) -> set[str]:
+    """Whom data can belong to: groups of accounts and shares, and accounts without any."""
+    known = [one.principal for one in accounts.accounts(conn)]
+    paths = conn.execute(SHARES).scalars()
+    return {
+        *(path.rpartition("/")[2] for path in paths),
+        *(group for one in known for group in one.groups),
+        *(one.name for one in known),
+    }
+
+
+def _space_of(conn: Connection, at: str, group: str) -> Quota | None:
+    return next((one for one in of_space(conn) if (one.site, one.group) == (at, group)), None)
+
+
+def _limit(conn: Connection, key: int, at: str, group: str, limit: int | None) -> None:
+    owner = f"{SPACE}{at}:{group}"
+    if limit is None:
+        remove(conn, owner)
+    else:
+        put(conn, key, owner, limit)

@@ -18,6 +18,7 @@ from gridapp.insights import (
     finding,
     gauges,
     overview,
+    spaces,
     topology,
     transfers,
     work,
@@ -174,6 +175,24 @@ def list_links(request: Request) -> Response:
 def list_sites(request: Request) -> Response:
     """Sites with their storage elements and endpoints."""
     return _answer(request, topology.sites)
+
+
+@v1.get("/sites/{name}", dependencies=[reader])
+def show_site(request: Request, name: Name) -> Response:
+    """One site: the space of its storage, its endpoints, and the quotas of groups."""
+    return _answer(request, spaces.site, name)
+
+
+@v1.get("/space", dependencies=[reader])
+def list_space(request: Request, site: Text = None) -> Response:
+    """Space by storage element, of all sites or of one: complete, arriving, leaving, in transit, free."""
+    return _answer(request, spaces.spaces, site)
+
+
+@v1.get("/quotas", dependencies=[reader])
+def list_quotas(request: Request, site: Text = None) -> Response:
+    """Quotas of space by site and group, of all sites or of one."""
+    return _answer(request, spaces.group_quotas, site)
 
 
 @v1.get("/sites/{name}/unique", dependencies=[reader])
