@@ -225,6 +225,7 @@ link_state = Table(
     moment("opened_at"),
     #: OPEN or PARKED by an operator's word, until a time or for good.
     label("forced", 10, nullable=True),
+    label("forced_by", 100, nullable=True),
     moment("forced_until"),
     count("queued_files"),
     count("queued_bytes"),

@@ -270,6 +270,7 @@ def added_columns() -> Iterator[tuple[str, list[sa.Column[Any]]]]:
             number("failures"),
             moment("opened_at"),
             label("forced", 10),
+            label("forced_by", 100),
             moment("forced_until"),
             count("queued_files"),
             count("queued_bytes"),
