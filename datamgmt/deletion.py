@@ -296,6 +296,11 @@ def _terms(row: Any) -> Terms:
 # --- the deed ----------------------------------------------------------------------------------------
 
 
+def is_due(conn: Connection, now: datetime) -> bool:
+    """Whether the time of any deletion has come."""
+    return conn.execute(DUE, {"now": now, "n": 1}).first() is not None
+
+
 def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
     """Begin up to `n` deletions whose time has come, judged anew: their replicas are DELETING.
 

@@ -12,8 +12,7 @@ import pytest
 from grids.data_grid import DataGrid, Worker, content
 from sqlalchemy import select, update
 
-from agents import deleter
-from catalogs import bookkeeping, recount, sites
+from catalogs import bookkeeping, sites
 from catalogs.states import ReplicaState, Switch, WishState
 from catalogs.tables import block, block_replica, se
 from datamgmt import linkstates, subscriptions
@@ -297,31 +296,6 @@ def test_a_delete_wish_removes_leftovers_but_nothing_registered(
     grid.tool.silent.clear()
     worker.run()
     assert grid.wish(silent)[0] is WishState.SERVED
-
-
-def test_a_storage_that_does_not_obey_keeps_no_other_from_its_deletions(
-    database: Database, start: MakeWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deleter, "SLICE", 2)
-    grid = DataGrid(database, "ABC")
-    grid.link("AB", "AC")
-    grid.produce(1)
-    for first in (1, 2, 3):
-        grid.produce(1, first=first)
-    deleting = {"state": ReplicaState.DELETING, "created_at": grid.clock.now()}
-    stuck = [{"block_id": n, "se_id": grid.ids["B"], **deleting} for n in (1, 2, 3)]
-    free = {"block_id": 4, "se_id": grid.ids["C"], **deleting}
-    grid.do(lambda conn, _: (insert_rows(conn, block_replica, [*stuck, free]), recount.mend(conn)))
-    grid.tool.silent.add(f"{grid.root}/B")
-    worker = start(grid, kinds=["deleter"])
-    worker.take()
-    for _ in range(2):
-        worker.cycle("deleter")
-    assert (4, "C") not in grid.replicas()
-    grid.tool.silent.clear()
-    for _ in range(3):
-        worker.cycle("deleter")
-    assert {name for _, name in grid.replicas()} == {"A"}
 
 
 def test_parts_of_dead_copies_are_swept(database: Database, start: MakeWorker, tmp_path: Path) -> None:
