@@ -9,7 +9,7 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
-from datamgmt import hops, linkstates, routes, transfers
+from datamgmt import filling, hops, linkstates, routes, transfers
 from datamgmt.hops import Changes
 from datamgmt.links import window
 from datamgmt.linkstates import Load
@@ -66,14 +66,13 @@ class Router(Agent):
         return done
 
     def _follow(self, lease: Lease, changes: Changes) -> int:
-        with self.context.database.snapshot() as conn:
-            if not changes.again and not transfers.astray(conn):
-                return 0
-
-        def unit(conn: Connection) -> int:
-            return transfers.follow_routes(conn, changes.again, leases.hold(conn, lease))
-
-        return self.context.database.transaction(unit)
+        keys = changes.again | {key for key, word in changes.words.items() if word.src is not None}
+        return sum(
+            self.context.database.transaction(
+                lambda conn, part=part: transfers.follow(conn, part, leases.hold(conn, lease))  # type: ignore[misc]
+            )
+            for part in map(frozenset, chunks(sorted(keys), SLICE))
+        )
 
     def _fill(self, lease: Lease) -> int:
         with self.context.database.snapshot() as conn:
@@ -92,10 +91,10 @@ class Router(Agent):
 
     def _fill_link(self, lease: Lease, hop: LinkKey, n: int) -> int:
         with self.context.database.snapshot() as conn:
-            files = transfers.missing(conn, hop, n)
-        if not files:
+            chosen = filling.candidates(conn, hop, n, dbnow(conn))
+        if not chosen:
             return 0
-        ids = self.context.keys.take("transfer", len(files))
+        ids = self.context.keys.take("transfer", sum(one.files for one in chosen))
         return self.context.database.transaction(
-            lambda conn: transfers.fill(conn, hop, files, ids, leases.hold(conn, lease))
+            lambda conn: filling.fill(conn, hop, chosen, ids, leases.hold(conn, lease))
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from sqlalchemy import Connection
@@ -15,14 +14,15 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Agent, Context, Counts
 from catalogs import sites
 from catalogs.sites import StorageElement
-from datamgmt import copying, linkstates, tries
+from datamgmt import copying, linkqueues, linkstates, tries
+from datamgmt.copying import Way
 from datamgmt.linkstates import LinkView
 from datamgmt.routing import LinkKey
 from datamgmt.tools.base import TransferTool
 from datamgmt.tries import Claimed, Settled, Try
 from gridcore import metrics
 from gridcore.bus import Event
-from gridcore.db import dbnow, leases
+from gridcore.db import leases
 from gridcore.db.leases import Lease
 from gridcore.errors import LeaseLost
 
@@ -31,6 +31,9 @@ SHARD = "transfers/"
 COPY_ENDED = "copy.ended"
 #: Seconds a cycle waits at most for copies to end; those that last longer wake a later one.
 PATIENCE_S = 1.0
+#: Seconds a bundle of files is to take, and the most files in one.
+BUNDLE_S = 0.5
+BUNDLE_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,27 @@ class _Topology:
 
 
 @dataclass(frozen=True, slots=True)
+class _Ended:
+    """How the tries of a bundle ended, and the seconds all of it took."""
+
+    tries: Sequence[Try]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A copy in a thread, and the lease it was claimed under."""
+    """Files of one link being copied one after the other, and the lease they were claimed under."""
 
     lease: Lease
-    future: Future[Try]
+    bundle: Sequence[Claimed]
+    future: Future[_Ended]
 
 
 class TransferAgent(Agent):
-    """Pulls files in. Copies outlive a cycle; what a dead predecessor had in hand is queued again."""
+    """Pulls files in. Copies outlive a cycle; what a dead predecessor had in hand is queued again.
+
+    With no workers it copies in its own thread, one file after the other and the same at each run.
+    """
 
     name: ClassVar[str] = "transfer_agent"
     wakes: ClassVar[frozenset[str]] = frozenset(["transfers.queued", COPY_ENDED])
@@ -61,9 +76,11 @@ class TransferAgent(Agent):
         self._tools = tools
         self._policies = linkstates.policies(context.settings)
         self._workers = context.settings.transfer.workers
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="copy")
-        self._under_way: dict[int, _UnderWay] = {}
+        self._pool = ThreadPoolExecutor(max(self._workers, 1), thread_name_prefix="copy")
+        self._under_way: list[_UnderWay] = []
         self._clean: dict[str, int] = {}
+        self._pace: dict[LinkKey, float] = {}
+        self._turn = 0
 
     def shards(self, conn: Connection) -> Sequence[str]:
         """One lease per storage element some link leads to."""
@@ -75,11 +92,14 @@ class TransferAgent(Agent):
         clock = self.context.clock
         deadline = clock.monotonic() + min(self.interval_s, PATIENCE_S)
         counts: Counter[str] = Counter()
+        with self.context.database.snapshot() as conn:
+            elements = {one.id: one for one in sites.storage_elements(conn)}
         while True:
-            topology = self._topology()
+            with self.context.database.snapshot() as conn:
+                topology = _Topology(elements, linkstates.views(conn))
             self._settle(held, topology, counts)
             self._start(held, topology, counts)
-            futures = [one.future for one in self._under_way.values()]
+            futures = [one.future for one in self._under_way]
             left = deadline - clock.monotonic()
             if not futures or left <= 0:
                 break
@@ -93,46 +113,51 @@ class TransferAgent(Agent):
         """Begin no further copy; those under way end with the process, and their files are queued again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _topology(self) -> _Topology:
-        with self.context.database.snapshot() as conn:
-            elements = {one.id: one for one in sites.storage_elements(conn)}
-            return _Topology(elements, linkstates.views(conn))
-
     # --- beginning ---
 
     def _start(self, held: Mapping[str, Lease], topology: _Topology, counts: Counter[str]) -> None:
-        """Claim a fair part of the free workers' number for each storage element where files wait."""
+        """Claim a fair part of what may be under way for each storage element where files wait."""
         ids = {SHARD + one.name: one.id for one in topology.elements.values()}
         held = {name: lease for name, lease in held.items() if name in ids}
         for name, lease in held.items():
             if self._clean.get(name) != lease.fence:
                 self._clean_up(lease, ids[name], counts)
         with self.context.database.snapshot() as conn:
-            waiting = tries.waiting_at(conn, dbnow(conn))
-        names = [name for name in held if ids[name] in waiting]
-        random.shuffle(names)  # with more of them than workers, each gets its turn
-        for position, name in enumerate(names):
-            free = self._workers - len(self._under_way)
-            share = -(-free // (len(names) - position))
+            waiting = linkqueues.waiting_at(conn)
+        names = sorted(name for name in held if ids[name] in waiting)
+        self._turn += 1  # with more of them than workers, each gets its turn
+        first = self._turn % max(len(names), 1)
+        for position, name in enumerate(names[first:] + names[:first]):
+            free = max(self._workers, 1) - len(self._under_way)
+            share = -(-free // (len(names) - position)) if self._workers else 1
             if share > 0:
                 self._claim(held[name], ids[name], share, topology, counts)
 
     def _clean_up(self, lease: Lease, se_id: int, counts: Counter[str]) -> None:
-        """At takeover, or after a claim whose answer was lost: queue again what is in no thread of ours."""
-        in_hand = [key for key, one in self._under_way.items() if one.lease.fence == lease.fence]
+        """At takeover, or after a claim whose answer was lost: queue again what is in no thread of ours, and
+        finish what had arrived."""
+        mine = [one for one in self._under_way if one.lease.fence == lease.fence]
+        in_hand = {try_.id for one in mine for try_ in one.bundle}
 
         def unit(conn: Connection) -> int:
             return tries.abandon(conn, se_id, in_hand, leases.hold(conn, lease))
 
         with suppress(LeaseLost):
             counts["abandoned"] += self.context.database.transaction(unit)
+            with self.context.database.snapshot() as conn:
+                blocks = tries.unfinished(conn, se_id)
+            self._finish(lease, se_id, blocks, counts)
             self._clean[lease.name] = lease.fence
 
-    def _claim(self, lease: Lease, se_id: int, n: int, topology: _Topology, counts: Counter[str]) -> None:
+    def _claim(self, lease: Lease, se_id: int, share: int, topology: _Topology, counts: Counter[str]) -> None:
+        """Claim bundles for so many workers."""
+
         def unit(conn: Connection) -> list[Claimed]:
             now = leases.hold(conn, lease)
             room = tries.open_room(topology.links, se_id, now, self._policies)
-            return tries.claim(conn, se_id, _mark(lease), room, n, now)
+            sizes = {src: share * self._bundle((src, se_id)) for src in room}
+            room = {src: min(n, sizes[src]) for src, n in room.items()}
+            return tries.claim(conn, se_id, _mark(lease), room, max(sizes.values(), default=0), now)
 
         clean = self._clean.pop(lease.name, None)
         try:
@@ -141,35 +166,70 @@ class TransferAgent(Agent):
             return
         if clean is not None:
             self._clean[lease.name] = clean
-        for one in claimed:
-            self._under_way[one.id] = _UnderWay(lease, self._submit(one, topology))
+        for bundle in self._bundles(claimed):
+            self._under_way.append(_UnderWay(lease, bundle, self._submit(bundle, topology)))
         counts["claimed"] += len(claimed)
 
-    def _submit(self, one: Claimed, topology: _Topology) -> Future[Try]:
-        link = topology.links[one.src, one.dst]
-        ends = topology.elements[one.src], topology.elements[one.dst]
-        deadline_s = self.context.settings.transfer.deadline_s
-        tool = self._tools.get(link.tool)
-        future = self._pool.submit(copying.attempt, tool, one, *ends, link.id, deadline_s)
-        future.add_done_callback(lambda _: self.context.bus.publish(Event(COPY_ENDED, one.lfn)))
+    def _bundle(self, hop: LinkKey) -> int:
+        """Files of a link one worker takes at once: one, until it is known how long they take."""
+        seconds = self._pace.get(hop)
+        if seconds is None:
+            return 1
+        return max(1, min(BUNDLE_MAX, int(BUNDLE_S / max(seconds, BUNDLE_S / BUNDLE_MAX))))
+
+    def _bundles(self, claimed: Sequence[Claimed]) -> Iterator[list[Claimed]]:
+        by_link: dict[LinkKey, list[Claimed]] = defaultdict(list)
+        for one in claimed:
+            by_link[one.src, one.dst].append(one)
+        for hop, files in by_link.items():
+            size = self._bundle(hop)
+            yield from (files[start : start + size] for start in range(0, len(files), size))
+
+    def _submit(self, bundle: Sequence[Claimed], topology: _Topology) -> Future[_Ended]:
+        src, dst = bundle[0].src, bundle[0].dst
+        link = topology.links[src, dst]
+        way = Way(
+            tool=self._tools.get(link.tool),
+            source=topology.elements[src],
+            dest=topology.elements[dst],
+            link_id=link.id,
+            deadline_s=self.context.settings.transfer.deadline_s,
+        )
+        if not self._workers:
+            future: Future[_Ended] = Future()
+            future.set_result(self._copy(way, bundle))
+            return future
+        future = self._pool.submit(self._copy, way, bundle)
+        future.add_done_callback(lambda _: self.context.bus.publish(Event(COPY_ENDED, way.dest.name)))
         return future
+
+    def _copy(self, way: Way, bundle: Sequence[Claimed]) -> _Ended:
+        began = self.context.clock.monotonic()
+        done = copying.attempt_all(way, bundle)
+        return _Ended(done, self.context.clock.monotonic() - began)
 
     # --- ending ---
 
     def _settle(self, held: Mapping[str, Lease], topology: _Topology, counts: Counter[str]) -> None:
         """Write down how copies ended; those of a lease that is lost are its next owner's to judge."""
-        ended: dict[Lease, list[int]] = defaultdict(list)
-        for key, one in self._under_way.items():
-            if one.future.done():
-                ended[one.lease].append(key)
-        for lease, keys in ended.items():
-            done = [self._under_way[key].future.result() for key in keys]
+        ended = [one for one in self._under_way if one.future.done()]
+        by_lease: dict[Lease, list[Try]] = defaultdict(list)
+        for one in ended:
+            by_lease[one.lease] += self._learn(one)
+        for lease, done in by_lease.items():
             if lease.name in held and held[lease.name].fence == lease.fence:
                 self._write(lease, done, topology, counts)
             else:
                 counts["stale"] += len(done)
-            for key in keys:
-                del self._under_way[key]
+        gone = set(map(id, ended))
+        self._under_way = [one for one in self._under_way if id(one) not in gone]
+
+    def _learn(self, one: _UnderWay) -> Sequence[Try]:
+        """See how long files of the link take, for the size of its next bundles."""
+        result = one.future.result()
+        hop, seconds = (one.bundle[0].src, one.bundle[0].dst), result.seconds / len(one.bundle)
+        self._pace[hop] = 0.7 * self._pace.get(hop, seconds) + 0.3 * seconds
+        return result.tries
 
     def _write(self, lease: Lease, done: Sequence[Try], topology: _Topology, counts: Counter[str]) -> None:
         se_id = done[0].claimed.dst
@@ -178,14 +238,26 @@ class TransferAgent(Agent):
             now = leases.hold(conn, lease)
             return tries.settle(conn, se_id, _mark(lease), done, now, self._policies)
 
+        clean = self._clean.pop(lease.name, None)  # whatever is left half done is found when cleaning up
         try:
             settled = self.context.database.transaction(unit)
         except LeaseLost:
             counts["stale"] += len(done)
             return
-        counts.update(asdict(settled))
-        for one in done:
-            _measure(one, topology)
+        for name in ("done", "retry", "failed", "stale"):
+            counts[name] += getattr(settled, name)
+        _measure(done, topology)
+        with suppress(LeaseLost):
+            self._finish(lease, se_id, settled.blocks, counts)
+            if clean is not None:
+                self._clean[lease.name] = clean
+
+    def _finish(self, lease: Lease, se_id: int, blocks: Collection[int], counts: Counter[str]) -> None:
+        if blocks:
+            completed = self.context.database.transaction(
+                lambda conn: tries.finish(conn, se_id, blocks, leases.hold(conn, lease))
+            )
+            counts["completed"] += len(completed)
 
 
 def _mark(lease: Lease) -> str:
@@ -193,12 +265,16 @@ def _mark(lease: Lease) -> str:
     return f"{lease.owner[:180]}#{lease.fence}"
 
 
-def _measure(one: Try, topology: _Topology) -> None:
-    claimed = one.claimed
-    ends = {
-        "source": topology.elements[claimed.src].name,
-        "destination": topology.elements[claimed.dst].name,
-    }
-    metrics.count("transfers", 1, **ends, result="ok" if one.ok else str(one.error_class))
-    metrics.count("transfer_bytes", one.bytes, **ends)
-    metrics.observe("transfer_seconds", one.seconds, **ends)
+def _measure(done: Sequence[Try], topology: _Topology) -> None:
+    """Count by link and result; how long each lasted."""
+    by_link: dict[LinkKey, list[Try]] = defaultdict(list)
+    for one in done:
+        by_link[one.claimed.src, one.claimed.dst].append(one)
+    for (src, dst), mine in by_link.items():
+        ends = {"source": topology.elements[src].name, "destination": topology.elements[dst].name}
+        results = Counter("ok" if one.ok else str(one.error_class) for one in mine)
+        for result, n in results.items():
+            metrics.count("transfers", n, **ends, result=result)
+        metrics.count("transfer_bytes", sum(one.bytes for one in mine), **ends)
+        for one in mine:
+            metrics.observe("transfer_seconds", one.seconds, **ends)

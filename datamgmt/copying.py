@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from catalogs.sites import StorageElement, pfn_of
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from catalogs.sites import StorageElement
 from datamgmt.tools.base import CopyResult, ErrorClass, ToolError, TransferTool
 from datamgmt.tries import Claimed, Try
 from datamgmt.verification import Verdict, verify
@@ -12,55 +16,59 @@ from gridcore.errors import GridError
 _LOG = log.get(__name__)
 
 
-def attempt(
-    tool: TransferTool | None,
-    claimed: Claimed,
-    source: StorageElement,
-    dest: StorageElement,
-    link_id: int,
-    deadline_s: float,
-) -> Try:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How files get from one storage element to another: by which tool, over which link."""
+
+    tool: TransferTool | None
+    source: StorageElement
+    dest: StorageElement
+    link_id: int
+    deadline_s: float
+
+
+def attempt_all(way: Way, bundle: Sequence[Claimed]) -> list[Try]:
+    """Copy and verify files of one link, one after the other."""
+    return [attempt(way, one) for one in bundle]
+
+
+def attempt(way: Way, claimed: Claimed) -> Try:
     """Copy and verify. Whatever goes wrong is in the result: a try that is begun ends."""
     try:
-        if tool is None:
+        if way.tool is None:
             raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
-        source_pfn = _pfn(source, claimed.lfn, claimed.src_custodial)
-        dest_pfn = _pfn(dest, claimed.lfn, claimed.dst_custodial)
-        result = _copy(tool, claimed, source_pfn, dest_pfn, _bearer(dest, dest_pfn), deadline_s)
+        source_pfn = _pfn(way.source, claimed.lfn, claimed.src_custodial)
+        dest_pfn = _pfn(way.dest, claimed.lfn, claimed.dst_custodial)
+        result = _copy(way, way.tool, claimed, source_pfn, dest_pfn)
     except ToolError as error:
-        return _failed(claimed, link_id, error.error_class, error.message)
+        return _failed(claimed, way.link_id, error.error_class, error.message)
     except Exception as error:
-        _LOG.exception("copy failed unexpectedly", lfn=claimed.lfn, destination=dest.name)
-        return _failed(claimed, link_id, ErrorClass.CONNECTION_LOST, repr(error))
+        _LOG.exception("copy failed unexpectedly", lfn=claimed.lfn, destination=way.dest.name)
+        return _failed(claimed, way.link_id, ErrorClass.CONNECTION_LOST, repr(error))
     if result.ok:
-        return Try(claimed=claimed, link_id=link_id, bytes=result.bytes, seconds=result.seconds)
+        return Try(claimed=claimed, link_id=way.link_id, bytes=result.bytes, seconds=result.seconds)
     error_class = result.error_class or ErrorClass.NOT_ARRIVED
-    return _failed(claimed, link_id, error_class, result.error or error_class, result.seconds)
+    return _failed(claimed, way.link_id, error_class, result.error or error_class, result.seconds)
 
 
-def _copy(
-    tool: TransferTool, claimed: Claimed, source: str, dest: str, bearer: str | None, deadline_s: float
-) -> CopyResult:
-    """The copy's result, with the verdict of verification in place of the tool's own.
-
-    `bearer` is the LFN that the destination's own rules give the name; another file's is left alone.
-    """
-    content = {"size": claimed.bytes, "adler32": claimed.adler32}
-    found = verify(tool, dest, **content)
+def _copy(way: Way, tool: TransferTool, claimed: Claimed, source: str, dest: str) -> CopyResult:
+    """The copy's result, with the verdict of verification in place of the tool's own."""
+    size, adler32 = claimed.bytes, claimed.adler32
+    found = verify(tool, dest, size, adler32)
     if found.ok:
         return CopyResult(ok=True)
     if found.code not in _DOUBTFUL:
         return _refused(found, 0.0)
-    if found.found and bearer not in (None, claimed.lfn):
-        return CopyResult(
-            ok=False, seconds=0.0, error=f"{dest} is the name of {bearer}", error_class=ErrorClass.DEST_EXISTS
-        )
     if found.found:  # never touch a name that nothing bears: another copy may just be arriving there
+        # Nor that of another file, by the destination's own rules.
+        if (bearer := _bearer(way.dest, dest)) not in (None, claimed.lfn):
+            told = f"{dest} is the name of {bearer}"
+            return CopyResult(ok=False, seconds=0.0, error=told, error_class=ErrorClass.DEST_EXISTS)
         tool.delete(dest)
-    result = tool.copy(source, dest, deadline_s=deadline_s, **content)
-    verdict = verify(tool, dest, **content)
+    result = tool.copy(source, dest, size=size, adler32=adler32, deadline_s=way.deadline_s)
+    verdict = verify(tool, dest, size, adler32)
     if verdict.ok:
-        return CopyResult(ok=True, bytes=claimed.bytes, seconds=result.seconds)
+        return CopyResult(ok=True, bytes=size, seconds=result.seconds)
     if verdict.found:
         tool.delete(dest)
     return _refused(verdict, result.seconds) if result.ok else result
@@ -87,6 +95,12 @@ def _bearer(element: StorageElement, pfn: str) -> str | None:
 
 def _pfn(element: StorageElement, lfn: str, custodial: bool) -> str:
     try:
-        return pfn_of(element, lfn, custodial=custodial)[0]
+        return _resolver(element, custodial)(lfn)
     except GridError as error:
         raise ToolError(ErrorClass.BAD_PFN, error.message) from error
+
+
+@lru_cache(maxsize=1000)
+def _resolver(element: StorageElement, custodial: bool) -> Callable[[str], str]:
+    """What makes an element's PFNs; another for each text of its rules."""
+    return element.catalog.resolver(element.protocol, custodial=custodial)

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, link
-from datamgmt import recount
+from datamgmt import linkqueues, recount
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
@@ -96,6 +96,11 @@ INVARIANTS: tuple[Invariant, ...] = (
         "wanted_size",
         "a wanted replica has the files and bytes of its block",
         recount.SIZES,
+    ),
+    Invariant(
+        "link_queue",
+        "a link counts the transfers that wait or are under way on it",
+        linkqueues.WRONG,
     ),
     Invariant(
         "wanted_by_somebody",

@@ -51,7 +51,7 @@ def policies(settings: Settings) -> Policies:
             delay=timedelta(seconds=settings.retry.base_s), delay_max=timedelta(hours=1) * scale
         ),
         routing=RoutingPolicy(
-            scale=scale, streams=min(settings.transfer.window_max, settings.transfer.workers)
+            scale=scale, streams=min(settings.transfer.window_max, max(settings.transfer.workers, 1))
         ),
         exclusion=timedelta(minutes=45) * scale,
         transit_age=timedelta(days=7) * scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, or_, select
 
 from catalogs.tables import block
+from datamgmt import linkqueues
 from datamgmt.tables import block_dest
 from gridcore.db import bulk
 from gridcore.db.bulk import Change
@@ -18,11 +19,15 @@ SIZES = (
 
 
 def mend(conn: Connection) -> dict[str, int]:
-    """Put right what wanted replicas say of their closed blocks; how many there were."""
+    """Put right what wanted replicas say of their closed blocks, and links of their queues; how many."""
+    found = {"wanted_sizes": _mend_sizes(conn), "link_queues": linkqueues.recount(conn)}
+    return {name: n for name, n in found.items() if n}
+
+
+def _mend_sizes(conn: Connection) -> int:
     rows = conn.execute(SIZES).all()
-    if not rows:
-        return {}
-    blocks, ses, files, sizes = zip(*rows, strict=True)
-    keys = {"block_id": blocks, "se_id": ses}
-    bulk.write(conn, [Change(block_dest, keys, put={"files": files, "bytes": sizes})])
-    return {"wanted_sizes": len(rows)}
+    if rows:
+        blocks, ses, files, sizes = zip(*rows, strict=True)
+        keys = {"block_id": blocks, "se_id": ses}
+        bulk.write(conn, [Change(block_dest, keys, put={"files": files, "bytes": sizes})])
+    return len(rows)

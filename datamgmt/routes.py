@@ -67,7 +67,7 @@ def view(conn: Connection) -> View:
         spoilt={(one.block_id, one.se_id) for one in exceptions.of_blocks(conn, blocks)},
         links=linkstates.views(conn),
         loads=linkstates.loads(conn),
-        failed=transfers.failed_hops(conn),
+        failed=transfers.failed_hops(conn, blocks),
         limits={row.id: row.limit_value for row in conn.execute(LIMITS)},
     )
 

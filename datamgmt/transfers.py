@@ -1,46 +1,25 @@
-"""Transfer rows: fill the links' windows, claim, end; the last file makes its replica COMPLETE."""
+"""Transfer rows: they follow their block's route, are ranked again, cancelled, and listed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Integer,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    not_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, func, not_, or_, select, update
 
-from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, data_file, dir_, se
+from catalogs.tables import data_file, dir_, se
+from datamgmt import linkqueues
 from datamgmt.allocation import ReplicaKey
+from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.routing import LinkKey
 from datamgmt.tables import block_dest, transfer
 from datamgmt.transfer_states import TransferState
-from gridcore.db import insert_rows, lock_rows
-from gridcore.db.statements import one_of, run_many, select_in
-
-_ERROR_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A file that may be queued on a hop."""
-
-    file_id: int
-    block_id: int
-    bytes: int
-    priority: int
+from gridcore.db import bulk
+from gridcore.db.bulk import Change, Same
+from gridcore.db.idlists import within
+from gridcore.db.statements import chunks, one_of, run_many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,53 +44,24 @@ class TransferRow:
 
 # --- statements --------------------------------------------------------------------------------------
 
-_WAITING = (TransferState.QUEUED, TransferState.RETRY_WAIT)
-_UNDECIDED = (*_WAITING, TransferState.FAILED)
-
-
-def _same_block_at(other: Any, column: Any) -> ColumnElement[bool]:
-    return and_(other.c.block_id == transfer.c.block_id, other.c.se_id == column)
-
-
-_HOP = (block_dest.c.src_se_id == bindparam("src"), block_dest.c.se_id == bindparam("dst"))
-_COPYING = and_(
-    block_replica.c.block_id == block_dest.c.block_id,
-    block_replica.c.se_id == block_dest.c.se_id,
-    block_replica.c.state == ReplicaState.COPYING,
-)
-MISSING = (
-    select(data_file.c.id, data_file.c.block_id, data_file.c.bytes, block_dest.c.priority)
-    .join_from(block_dest, block_replica, _COPYING)
-    .join(data_file, data_file.c.block_id == block_dest.c.block_id)
-    .where(*_HOP)
-    .where(~exists().where(transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == block_dest.c.se_id))
-    .order_by(block_dest.c.priority.desc(), block_dest.c.block_id, data_file.c.id)
-    .limit(bindparam("n", type_=Integer))
-)
-STILL_HOP = (
-    select(block_dest.c.block_id)
-    .join_from(block_dest, block_replica, _COPYING)
-    .where(*_HOP, block_dest.c.block_id.in_(bindparam("ids", expanding=True)))
-)
-_ROUTE_SRC = (
-    select(block_dest.c.src_se_id).where(_same_block_at(block_dest, transfer.c.dst_se_id)).scalar_subquery()
-)
-_ASTRAY = and_(
-    one_of(transfer.c.state, _UNDECIDED),
-    exists().where(
-        _same_block_at(block_dest, transfer.c.dst_se_id), block_dest.c.src_se_id != transfer.c.src_se_id
-    ),
-)
-ASTRAY = select(transfer.c.id).where(_ASTRAY).limit(1)
-_FRESH: dict[str, Any] = {"state": TransferState.QUEUED, "attempts": 0, "not_before": None}
-MOVE_TO_ROUTE = (
-    update(transfer).where(_ASTRAY).values(src_se_id=_ROUTE_SRC, updated_at=bindparam("at"), **_FRESH)
-)
+_UNDECIDED = (*WAITING, TransferState.FAILED)
 _OF_REPLICA = (transfer.c.block_id == bindparam("on_block"), transfer.c.dst_se_id == bindparam("on_se"))
-TRY_AGAIN = (
-    update(transfer)
-    .where(*_OF_REPLICA, transfer.c.state == TransferState.FAILED)
-    .values(updated_at=bindparam("at"), **_FRESH)
+_AT = (within(transfer.c.block_id), within(transfer.c.dst_se_id, "ses"))
+#: What waits or has failed on a hop its block has left, and what has failed where its hop is chosen again.
+ASTRAY = (
+    select(
+        *(transfer.c[name] for name in ("id", "block_id", "dst_se_id", "src_se_id", "state", "bytes")),
+        block_dest.c.src_se_id.label("hop_src"),
+    )
+    .join_from(
+        transfer,
+        block_dest,
+        and_(block_dest.c.block_id == transfer.c.block_id, block_dest.c.se_id == transfer.c.dst_se_id),
+    )
+    .where(*_AT, one_of(transfer.c.state, _UNDECIDED), block_dest.c.src_se_id.is_not(None))
+    .where(or_(transfer.c.state == TransferState.FAILED, transfer.c.src_se_id != block_dest.c.src_se_id))
+    .order_by(transfer.c.id)
+    .with_for_update(key_share=True, of=transfer)
 )
 RANK_AGAIN = (
     update(transfer)
@@ -125,17 +75,17 @@ FAILED_HOPS = (
         transfer.c.dst_se_id,
         func.max(transfer.c.ended_at).label("ended_at"),
     )
-    .where(transfer.c.state == TransferState.FAILED)
+    .where(within(transfer.c.block_id), transfer.c.state == TransferState.FAILED)
     .group_by(transfer.c.block_id, transfer.c.src_se_id, transfer.c.dst_se_id)
 )
-
+COUNTED = (
+    select(*(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes")))
+    .where(*_AT, one_of(transfer.c.state, (*WAITING, TransferState.ACTIVE)))
+    .order_by(transfer.c.id)
+    .with_for_update(key_share=True)
+)
 DROP_IDLE = delete(transfer).where(
     *_OF_REPLICA, not_(one_of(transfer.c.state, (TransferState.ACTIVE, TransferState.CANCELLED)))
-)
-CANCEL_ACTIVE = (
-    update(transfer)
-    .where(*_OF_REPLICA, transfer.c.state == TransferState.ACTIVE)
-    .values(state=TransferState.CANCELLED, updated_at=bindparam("at"))
 )
 _SRC, _DST = se.alias("src_se"), se.alias("dst_se")
 LISTED = (
@@ -163,60 +113,47 @@ LISTED = (
 )
 
 
-# --- queueing ----------------------------------------------------------------------------------------
+# --- following the routes --------------------------------------------------------------------------------
 
 
-def missing(conn: Connection, hop: LinkKey, n: int) -> list[Missing]:
-    """Up to `n` files to queue on a hop, highest priority first, then block by block."""
-    return [Missing(*row) for row in conn.execute(MISSING, {"src": hop[0], "dst": hop[1], "n": n})]
+def follow(conn: Connection, keys: Collection[ReplicaKey], now: datetime) -> int:
+    """Queue anew, on the hops now written for these replicas, what waits or has failed on another, and what
+    has failed on the same; how many files."""
+    moved = [row for row in _of(conn, ASTRAY, keys) if (row.block_id, row.dst_se_id) in keys]
+    if not moved:
+        return 0
+    put = {
+        "src_se_id": [row.hop_src for row in moved],
+        "state": Same(TransferState.QUEUED),
+        "attempts": Same(0),
+        "not_before": Same(None),
+        "updated_at": Same(now),
+    }
+    bulk.write(conn, [Change(transfer, {"id": [row.id for row in moved]}, put=put)])
+    left = [(_link(row), Queue(-1, -row.bytes)) for row in moved if row.state in WAITING]
+    come = [((row.hop_src, row.dst_se_id), Queue(1, row.bytes)) for row in moved]
+    linkqueues.change(conn, linkqueues.sums([*left, *come]), now)
+    return len(moved)
 
 
-def fill(conn: Connection, hop: LinkKey, files: Sequence[Missing], ids: Iterable[int], now: datetime) -> int:
-    """Queue those of the files whose block still takes this hop; how many. `ids`: a fresh key for each.
-
-    Only the router queues files, under its lease; the blocks' locks keep the wish from going meanwhile.
-    """
-    block_ids = {one.block_id for one in files}
-    lock_rows(conn, block, block_ids)
-    binds = {"src": hop[0], "dst": hop[1]}
-    still = {row.block_id for row in select_in(conn, STILL_HOP, block_ids, binds)}
-    rows = [
-        {
-            "id": key,
-            "file_id": one.file_id,
-            "block_id": one.block_id,
-            "src_se_id": hop[0],
-            "dst_se_id": hop[1],
-            "state": TransferState.QUEUED,
-            "bytes": one.bytes,
-            "priority": one.priority,
-            "created_at": now,
-            "updated_at": now,
-        }
-        for key, one in zip(ids, files, strict=False)
-        if one.block_id in still
-    ]
-    insert_rows(conn, transfer, rows)
-    return len(rows)
+def _of(conn: Connection, statement: Select[Any], keys: Collection[ReplicaKey]) -> list[Any]:
+    """Rows by block and destination: more than the keys' own where these share blocks."""
+    rows: list[Any] = []
+    for part in chunks(sorted(keys)):
+        blocks, ses = ({key[end] for key in part} for end in (0, 1))
+        rows += conn.execute(statement, {"ids": sorted(blocks), "ses": sorted(ses)})
+    return list({row.id: row for row in rows}.values())
 
 
-def astray(conn: Connection) -> bool:
-    """Whether anything waits or has failed on a hop its block has left."""
-    return conn.execute(ASTRAY).first() is not None
+def _link(row: Any) -> LinkKey:
+    return row.src_se_id, row.dst_se_id
 
 
-def follow_routes(conn: Connection, routed_again: Iterable[ReplicaKey], now: datetime) -> int:
-    """Queue anew what waits or has failed on a hop its block has left, and the failed files of those
-    replicas whose hop was chosen again; how many."""
-    moved = conn.execute(MOVE_TO_ROUTE, {"at": now}).rowcount
-    return moved + run_many(conn, TRY_AGAIN, [{**_at(key), "at": now} for key in sorted(routed_again)])
-
-
-def failed_hops(conn: Connection) -> dict[int, dict[LinkKey, datetime]]:
-    """{block id: {hop: when its last file was given up}}."""
+def failed_hops(conn: Connection, block_ids: Collection[int]) -> dict[int, dict[LinkKey, datetime]]:
+    """{block id: {hop: when its last file was given up}}, of these blocks."""
     found: dict[int, dict[LinkKey, datetime]] = {}
-    for row in conn.execute(FAILED_HOPS):
-        found.setdefault(row.block_id, {})[row.src_se_id, row.dst_se_id] = row.ended_at
+    for row in conn.execute(FAILED_HOPS, {"ids": sorted(block_ids)}):
+        found.setdefault(row.block_id, {})[_link(row)] = row.ended_at
     return found
 
 
@@ -229,8 +166,16 @@ def set_priority(conn: Connection, priorities: Mapping[ReplicaKey, int], now: da
 def cancel(conn: Connection, keys: Collection[ReplicaKey], now: datetime) -> None:
     """Nobody wants these replicas any more. A copy under way stays as CANCELLED until its agent lets go of
     the file, so that nothing arrives behind the deleter's back. The blocks' locks are held."""
+    ends = {"block_id": [key[0] for key in sorted(keys)], "se_id": [key[1] for key in sorted(keys)]}
+    # Where the wish itself stays, all files are queued again once it is served anew.
+    bulk.write(conn, [Change(block_dest, ends, put={"cursor_id": Same(0)})])
+    rows = [row for row in _of(conn, COUNTED, keys) if (row.block_id, row.dst_se_id) in keys]
     run_many(conn, DROP_IDLE, [_at(key) for key in sorted(keys)])
-    run_many(conn, CANCEL_ACTIVE, [{**_at(key), "at": now} for key in sorted(keys)])
+    going = [row for row in rows if row.state is TransferState.ACTIVE]
+    put = {"state": Same(TransferState.CANCELLED), "updated_at": Same(now)}
+    bulk.write(conn, [Change(transfer, {"id": [row.id for row in going]}, put=put)])
+    gone = ((_link(row), Queue(-1, -row.bytes)) for row in rows if row.state is not TransferState.ACTIVE)
+    linkqueues.change(conn, linkqueues.sums([*gone, *((_link(row), Queue(active=-1)) for row in going)]), now)
 
 
 # --- faces -------------------------------------------------------------------------------------------

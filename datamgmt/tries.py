@@ -1,30 +1,37 @@
-"""Tries: files are claimed, and how copying them ended is noted; the last one completes its replica."""
+"""Tries: files are claimed, and how copying them ended is noted; what has all its files is finished.
+
+The rows of a destination are its lease holder's: nobody else ends them. Finishing is a transaction of its
+own, under the locks of the blocks that look whole; a crash before it leaves what any later look finds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, delete, func, or_, select
 
-from catalogs import replicas
+from catalogs import exceptions, replicas
 from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, data_file, dir_
-from datamgmt import destinations, linkstates, routes
-from datamgmt.allocation import ReplicaKey
+from catalogs.tables import block, block_replica, data_file, dir_, file_exception
+from datamgmt import destinations, linkqueues, linkstates
+from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.links import Outcome, window
 from datamgmt.linkstates import Ended, LinkView, Policies
 from datamgmt.routing import LinkKey
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState, after_failure
-from gridcore.db import lock_rows
-from gridcore.db.statements import one_of, run_each, run_many, select_in
+from gridcore.db import bulk, lock_rows, reads
+from gridcore.db.bulk import Change, Same, Values
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read
+from gridcore.db.statements import one_of
 
 _ERROR_MAX = 1000
-_WAITING = (TransferState.QUEUED, TransferState.RETRY_WAIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +39,7 @@ class Claimed:
     """One try: all that is needed to name both ends. `attempts` counts the tries before it."""
 
     id: int
+    file_id: int
     block_id: int
     src: int
     dst: int
@@ -61,122 +69,106 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many tries ended how; stale ones found their row taken away or taken over."""
+    """How many tries ended how; stale ones found their row taken away or taken over. `blocks` are those of
+    which files arrived: to be finished, if these were their last."""
 
     done: int = 0
     retry: int = 0
     failed: int = 0
     stale: int = 0
-    completed: int = 0
+    blocks: frozenset[int] = frozenset()
 
 
 # --- statements --------------------------------------------------------------------------------------
 
-
-def _same_block_at(other: Any, column: Any) -> ColumnElement[bool]:
-    return and_(other.c.block_id == transfer.c.block_id, other.c.se_id == column)
-
-
-_OF_REPLICA = (transfer.c.block_id == bindparam("on_block"), transfer.c.dst_se_id == bindparam("on_se"))
-_HERE, _THERE = block_replica.alias("here"), block_replica.alias("there")
-CLAIMABLE = (
-    select(
-        transfer.c.id,
-        transfer.c.block_id,
-        transfer.c.src_se_id.label("src"),
-        transfer.c.dst_se_id.label("dst"),
-        transfer.c.bytes,
-        transfer.c.attempts,
-        dir_.c.path,
-        data_file.c.name,
-        data_file.c.adler32,
-        _THERE.c.custodial.label("src_custodial"),
-        _HERE.c.custodial.label("dst_custodial"),
-    )
-    .join_from(transfer, data_file, data_file.c.id == transfer.c.file_id)
-    .join(dir_, dir_.c.id == data_file.c.dir_id)
-    .join(
-        block_dest,
-        and_(
-            _same_block_at(block_dest, transfer.c.dst_se_id), block_dest.c.src_se_id == transfer.c.src_se_id
-        ),
-    )
-    .join(_HERE, and_(_same_block_at(_HERE, transfer.c.dst_se_id), _HERE.c.state == ReplicaState.COPYING))
-    .join(_THERE, and_(_same_block_at(_THERE, transfer.c.src_se_id), _THERE.c.state == ReplicaState.COMPLETE))
-    .where(transfer.c.dst_se_id == bindparam("on_se"), transfer.c.state.in_(_WAITING))
-    .where(transfer.c.src_se_id.in_(bindparam("sources", expanding=True)))
-    .where(or_(transfer.c.not_before.is_(None), transfer.c.not_before <= bindparam("now")))
+_DUE = or_(
+    transfer.c.not_before.is_(None),
+    transfer.c.not_before <= bindparam("now", type_=transfer.c.not_before.type),
+)
+_WAITS = (one_of(transfer.c.state, WAITING), within(transfer.c.src_se_id, "sources"))
+_ON_ITS_HOP = and_(
+    block_dest.c.block_id == transfer.c.block_id,
+    block_dest.c.se_id == transfer.c.dst_se_id,
+    block_dest.c.src_se_id == transfer.c.src_se_id,
+)
+NEXT = (
+    select(transfer.c.id, transfer.c.src_se_id)
+    .join_from(transfer, block_dest, _ON_ITS_HOP)
+    .where(transfer.c.dst_se_id == bindparam("on_se"), *_WAITS, _DUE)
     .order_by(transfer.c.priority.desc(), transfer.c.id)
     .limit(bindparam("n", type_=Integer))
 )
-WAITING_AT = (
-    select(transfer.c.dst_se_id)
-    .where(transfer.c.state.in_(_WAITING))
-    .where(or_(transfer.c.not_before.is_(None), transfer.c.not_before <= bindparam("now")))
+#: What is claimed of those, and locked: others move or cancel what waits.
+CLAIMABLE = (
+    select(
+        *(transfer.c[name] for name in ("id", "file_id", "block_id", "src_se_id", "bytes")),
+        data_file.c.adler32,
+        transfer.c.attempts,
+        dir_.c.path,
+        data_file.c.name,
+        transfer.c.state,
+    )
+    .join_from(transfer, data_file, data_file.c.id == transfer.c.file_id)
+    .join(dir_, dir_.c.id == data_file.c.dir_id)
+    .where(within(transfer.c.id), *_WAITS)
+    .order_by(transfer.c.id)
+    .with_for_update(key_share=True, of=transfer)
+)
+COPIES = select(
+    block_replica.c.block_id, block_replica.c.se_id, block_replica.c.state, block_replica.c.custodial
+).where(within(block_replica.c.block_id), within(block_replica.c.se_id, "ses"))
+_WANTED_HERE = (block_dest.c.se_id == bindparam("on_se"), within(block_dest.c.block_id))
+REPAIRED = select(block_dest.c.block_id).where(*_WANTED_HERE, block_dest.c.repair == 1)
+MINE = (
+    select(transfer.c.id)
+    .where(within(transfer.c.id), transfer.c.state == TransferState.ACTIVE)
+    .where(transfer.c.claimed_by == bindparam("me"))
+    .order_by(transfer.c.id)
+    .with_for_update(key_share=True)
+)
+HELD_AT = (
+    select(transfer.c.id, transfer.c.state)
+    .where(transfer.c.dst_se_id == bindparam("on_se"))
+    .where(one_of(transfer.c.state, (TransferState.ACTIVE, TransferState.CANCELLED)))
+    .order_by(transfer.c.id)
+    .with_for_update(key_share=True)
+)
+FORGET_CANCELLED = delete(transfer).where(within(transfer.c.id), transfer.c.state == TransferState.CANCELLED)
+_DONE_HERE = (
+    transfer.c.dst_se_id == bindparam("on_se"),
+    within(transfer.c.block_id),
+    transfer.c.state == TransferState.DONE,
+)
+ARRIVED = (
+    select(transfer.c.block_id, block.c.files, transfer.c.src_se_id, func.count())
+    .join_from(transfer, block, block.c.id == transfer.c.block_id)
+    .where(*_DONE_HERE)
+    .group_by(transfer.c.block_id, block.c.files, transfer.c.src_se_id)
+)
+HOPS = select(block_replica.c.block_id, block_replica.c.se_id, block_replica.c.hops).where(
+    within(block_replica.c.block_id), within(block_replica.c.se_id, "ses")
+)
+FOLD = delete(transfer).where(transfer.c.dst_se_id == bindparam("on_se"), within(transfer.c.block_id))
+REPAIRS_DONE = select(transfer.c.block_id, transfer.c.file_id).where(*_DONE_HERE)
+FOLD_REPAIRS = delete(transfer).where(*_DONE_HERE)
+STILL_SPOILT = (
+    select(file_exception.c.block_id)
+    .where(file_exception.c.se_id == bindparam("on_se"), within(file_exception.c.block_id))
     .distinct()
 )
-ACTIVE_BY_SOURCE = (
-    select(transfer.c.src_se_id, func.count())
-    .where(transfer.c.dst_se_id == bindparam("on_se"), transfer.c.state == TransferState.ACTIVE)
-    .group_by(transfer.c.src_se_id)
-)
-_THIS = transfer.c.id == bindparam("row_id")
-_MINE = (_THIS, transfer.c.state == TransferState.ACTIVE, transfer.c.claimed_by == bindparam("me"))
-CLAIM = (
-    update(transfer)
-    .where(_THIS, one_of(transfer.c.state, _WAITING), transfer.c.src_se_id == bindparam("src"))
-    .values(
-        state=TransferState.ACTIVE,
-        claimed_by=bindparam("me"),
-        claimed_at=bindparam("at"),
-        updated_at=bindparam("at"),
+UNFINISHED = (
+    select(block_dest.c.block_id)
+    .join_from(
+        block_dest,
+        block_replica,
+        and_(block_replica.c.block_id == block_dest.c.block_id, block_replica.c.se_id == block_dest.c.se_id),
     )
+    .where(block_dest.c.se_id == bindparam("on_se"), block_dest.c.cursor_id > 0)
+    .order_by(block_dest.c.block_id)
 )
-END = (
-    update(transfer)
-    .where(*_MINE)
-    .values(
-        state=bindparam("dst", type_=transfer.c.state.type),
-        attempts=transfer.c.attempts + 1,
-        not_before=bindparam("due"),
-        claimed_by=None,
-        claimed_at=None,
-        ended_at=bindparam("at"),
-        error_class=bindparam("why"),
-        error=bindparam("told"),
-        updated_at=bindparam("at"),
-    )
-)
-HELD_AT = select(transfer.c.id).where(
-    transfer.c.dst_se_id == bindparam("on_se"),
-    transfer.c.state.in_((TransferState.ACTIVE, TransferState.CANCELLED)),
-)
-ABANDON = (
-    update(transfer)
-    .where(_THIS, transfer.c.state == TransferState.ACTIVE)
-    .values(state=TransferState.QUEUED, claimed_by=None, claimed_at=None, updated_at=bindparam("at"))
-)
-FORGET_CANCELLED = delete(transfer).where(_THIS, transfer.c.state == TransferState.CANCELLED)
-ARRIVED = (
-    select(block.c.id)
-    .add_columns((func.coalesce(func.max(_THERE.c.hops), 0) + 1).label("hops"))
-    .join_from(transfer, block, block.c.id == transfer.c.block_id)
-    .outerjoin(_THERE, _same_block_at(_THERE, transfer.c.src_se_id))
-    .where(block.c.id.in_(bindparam("ids", expanding=True)), transfer.c.dst_se_id == bindparam("on_se"))
-    .where(transfer.c.state == TransferState.DONE)
-    .group_by(block.c.id, block.c.files)
-    .having(func.count() == block.c.files)
-    .order_by(block.c.id)
-)
-FOLD = delete(transfer).where(*_OF_REPLICA)
 
 
-# --- a try's life ------------------------------------------------------------------------------------
-
-
-def waiting_at(conn: Connection, now: datetime) -> set[int]:
-    """The destinations where files wait whose time has come."""
-    return {row.dst_se_id for row in conn.execute(WAITING_AT, {"now": now})}
+# --- claiming ----------------------------------------------------------------------------------------
 
 
 def claim(
@@ -186,86 +178,166 @@ def claim(
 
     `room`: by source SE, how many files its link may have in flight; sources without room are left alone.
     """
-    busy = {row[0]: row[1] for row in conn.execute(ACTIVE_BY_SOURCE, {"on_se": se_id})}
+    busy = linkqueues.active_to(conn, se_id)
     free = {src: left for src, most in room.items() if (left := most - busy.get(src, 0)) > 0}
-    if not free or n <= 0:
+    ids = _next(conn, se_id, free, n, now)
+    if not ids:
         return []
-    binds = {"on_se": se_id, "sources": sorted(free), "now": now, "n": 4 * n}
-    mine: list[Claimed] = []
-    for row in conn.execute(CLAIMABLE, binds).all():
-        if len(mine) < n and free[row.src] > 0 and _claim(conn, row, me, now):
-            free[row.src] -= 1
-            mine.append(_claimed(row))
+    (rows,) = reads.rows(conn, [Read(CLAIMABLE, {"ids": ids, "sources": sorted(free)})])
+    mine = _with_both_ends(conn, se_id, rows)
+    put = {"state": TransferState.ACTIVE, "claimed_by": me, "claimed_at": now, "updated_at": now}
+    claims = Change(transfer, {"id": [one.id for one in mine]}, put={k: Same(v) for k, v in put.items()})
+    bulk.write(conn, [claims])
+    moved = (((one.src, se_id), Queue(-1, -one.bytes, 1)) for one in mine)
+    linkqueues.change(conn, linkqueues.sums(moved), now)
     return mine
 
 
-def _claim(conn: Connection, row: Any, me: str, now: datetime) -> bool:
-    binds = {"row_id": row.id, "src": row.src, "me": me, "at": now}
-    return conn.execute(CLAIM, binds).rowcount == 1
+def _next(conn: Connection, se_id: int, free: Mapping[int, int], n: int, now: datetime) -> list[int]:
+    """The first in the queue for whom there is room; each look leaves out the sources that are full."""
+    left, taken = dict(free), dict[int, int]()
+    while left and len(taken) < n:
+        again = sum(src in left for src in taken.values())
+        most = n - len(taken) + again
+        binds = {"on_se": se_id, "now": now, "sources": sorted(left), "n": most}
+        (rows,) = reads.rows(conn, [Read(NEXT, binds)])
+        for key, src in rows:
+            if len(taken) < n and left[src] > 0 and key not in taken:
+                taken[key] = src
+                left[src] -= 1
+        full = [src for src, places in left.items() if places == 0]
+        if len(rows) < most or not full:
+            break
+        for src in full:
+            del left[src]
+    return sorted(taken)
 
 
-def _claimed(row: Any) -> Claimed:
-    values = {name: row._mapping[name] for name in ("id", "block_id", "src", "dst", "bytes", "adler32")}
-    return Claimed(
-        lfn=f"{row.path}/{row.name}",
-        attempts=row.attempts,
-        src_custodial=bool(row.src_custodial),
-        dst_custodial=bool(row.dst_custodial),
-        **values,
+def _with_both_ends(conn: Connection, se_id: int, rows: Sequence[Any]) -> list[Claimed]:
+    """Those whose source is complete, and whose replica here is one to be completed or repaired."""
+    block_ids = sorted({row[2] for row in rows})
+    ses = sorted({se_id, *(row[3] for row in rows)})
+    copies, repaired = reads.rows(
+        conn,
+        [
+            Read(COPIES, {"ids": block_ids, "ses": ses}),
+            Read(REPAIRED, {"ids": block_ids, "on_se": se_id}),
+        ],
     )
+    known = {(block_id, se): (state, bool(custodial)) for block_id, se, state, custodial in copies}
+    to_repair = {block_id for (block_id,) in repaired}
+    none = None, False
+    mine = []
+    for key, file_id, block_id, src, size, adler32, attempts, path, name, _ in rows:
+        there, here = known.get((block_id, src), none), known.get((block_id, se_id), none)
+        due = ReplicaState.COMPLETE if block_id in to_repair else ReplicaState.COPYING
+        if there[0] is not ReplicaState.COMPLETE or here[0] is not due:
+            continue
+        mine.append(
+            Claimed(
+                id=key,
+                file_id=file_id,
+                block_id=block_id,
+                src=src,
+                dst=se_id,
+                lfn=f"{path}/{name}",
+                bytes=size,
+                adler32=adler32,
+                attempts=attempts,
+                src_custodial=there[1],
+                dst_custodial=here[1],
+            )
+        )
+    return mine
 
 
 def abandon(conn: Connection, se_id: int, in_hand: Collection[int], now: datetime) -> int:
     """Queue again what is ACTIVE towards the SE and in nobody's hand; how many. The lease is held, so that
     any other claim is a dead predecessor's, or one of ours whose transaction's answer was lost."""
-    lost = [row.id for row in conn.execute(HELD_AT, {"on_se": se_id}) if row.id not in in_hand]
-    run_many(conn, FORGET_CANCELLED, [{"row_id": one} for one in lost])
-    return run_many(conn, ABANDON, [{"row_id": one, "at": now} for one in lost])
+    lost = [row for row in conn.execute(HELD_AT, {"on_se": se_id}) if row.id not in in_hand]
+    _forget(conn, [row.id for row in lost])
+    active = [row.id for row in lost if row.state is TransferState.ACTIVE]
+    put = {"state": TransferState.QUEUED, "claimed_by": None, "claimed_at": None, "updated_at": now}
+    bulk.write(conn, [Change(transfer, {"id": active}, put={k: Same(v) for k, v in put.items()})])
+    linkqueues.recount_at(conn, se_id)
+    return len(active)
+
+
+def _forget(conn: Connection, ids: Sequence[int]) -> None:
+    if ids:
+        conn.execute(FORGET_CANCELLED, {"ids": ids})
+
+
+# --- ending ------------------------------------------------------------------------------------------
 
 
 def settle(
     conn: Connection, se_id: int, me: str, tries: Sequence[Try], now: datetime, policy: Policies
 ) -> Settled:
-    """Write down how tries towards the SE ended; replicas whose last file arrived become COMPLETE."""
+    """Write down how tries towards the SE ended. No block is locked: what may be whole now is finished by
+    `finish`, in a transaction that follows."""
     tries = sorted(tries, key=lambda one: one.claimed.id)
-    lock_rows(conn, block, [one.claimed.block_id for one in tries])
-    rows = [_end(one, me, now, policy) for one in tries]
-    won = run_each(conn, END, rows)
-    stale = [one for one, mine in zip(tries, won, strict=True) if not mine]
-    run_many(conn, FORGET_CANCELLED, [{"row_id": one.claimed.id} for one in stale])
-    ended = [one for one, mine in zip(tries, won, strict=True) if mine]
+    (held,) = reads.rows(conn, [Read(MINE, {"ids": [one.claimed.id for one in tries], "me": me})])
+    mine = {key for (key,) in held}
+    ended = [one for one in tries if one.claimed.id in mine]
+    stale = [one.claimed.id for one in tries if one.claimed.id not in mine]
+    _forget(conn, stale)
+    groups = _grouped(ended, now, policy)
+    bulk.write(conn, [_end(key, group, now) for key, group in groups.items()])
+    _count(conn, groups, now)
     linkstates.record(conn, [_ended(one) for one in ended], now, policy.link)
-    states = [row["dst"] for row, mine in zip(rows, won, strict=True) if mine]
-    given_up = {
-        one.claimed.block_id
-        for one, state in zip(ended, states, strict=True)
-        if state is TransferState.FAILED
-    }
-    routes.stir(conn, given_up, se_id)
+    sizes: dict[TransferState, int] = defaultdict(int)
+    for (state, _, _), group in groups.items():
+        sizes[state] += len(group)
     return Settled(
-        done=states.count(TransferState.DONE),
-        retry=states.count(TransferState.RETRY_WAIT),
-        failed=states.count(TransferState.FAILED),
+        done=sizes[TransferState.DONE],
+        retry=sizes[TransferState.RETRY_WAIT],
+        failed=sizes[TransferState.FAILED],
         stale=len(stale),
-        completed=_complete(conn, se_id, {one.claimed.block_id for one in ended if one.ok}, now),
+        blocks=frozenset(one.claimed.block_id for one in ended if one.ok),
     )
 
 
-def _end(one: Try, me: str, now: datetime, policy: Policies) -> dict[str, Any]:
-    state: TransferState = TransferState.DONE
-    due: datetime | None = None
-    if one.error_class is not None:
-        attempt = one.claimed.attempts + 1
-        state, due = after_failure(attempt, one.error_class.permanent, now, policy.retry)
-    return {
-        "row_id": one.claimed.id,
-        "me": me,
-        "dst": state,
-        "due": due,
-        "at": now,
-        "why": one.error_class,
-        "told": one.error[:_ERROR_MAX] if one.error else None,
+#: What tries have in common that end alike: state, error class, when the next is due.
+_Fate = tuple[TransferState, ErrorClass | None, datetime | None]
+
+
+def _grouped(ended: Iterable[Try], now: datetime, policy: Policies) -> dict[_Fate, list[Try]]:
+    groups: dict[_Fate, list[Try]] = defaultdict(list)
+    for one in ended:
+        if one.error_class is None:
+            groups[TransferState.DONE, None, None].append(one)
+        else:
+            attempt = one.claimed.attempts + 1
+            state, due = after_failure(attempt, one.error_class.permanent, now, policy.retry)
+            groups[state, one.error_class, due].append(one)
+    return groups
+
+
+def _end(fate: _Fate, group: Sequence[Try], now: datetime) -> Change:
+    state, why, due = fate
+    put: dict[str, Values] = {
+        "state": Same(state),
+        "not_before": Same(due),
+        "claimed_by": Same(None),
+        "claimed_at": Same(None),
+        "ended_at": Same(now),
+        "error_class": Same(why and str(why)),
+        "error": [one.error[:_ERROR_MAX] if one.error else None for one in group] if why else Same(None),
+        "updated_at": Same(now),
     }
+    keys = {"id": [one.claimed.id for one in group]}
+    return Change(transfer, keys, add={"attempts": Same(1)}, put=put)
+
+
+def _count(conn: Connection, groups: Mapping[_Fate, Sequence[Try]], now: datetime) -> None:
+    changes = []
+    for (state, _, _), group in groups.items():
+        waits = state is TransferState.RETRY_WAIT
+        for one in group:
+            queue = Queue(1, one.claimed.bytes, -1) if waits else Queue(active=-1)
+            changes.append(((one.claimed.src, one.claimed.dst), queue))
+    linkqueues.change(conn, linkqueues.sums(changes), now)
 
 
 def _ended(one: Try) -> Ended:
@@ -274,13 +346,72 @@ def _ended(one: Try) -> Ended:
     return Ended(one.link_id, outcome, one.error)
 
 
-def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> int:
-    hops = {row.id: row.hops for row in select_in(conn, ARRIVED, block_ids, {"on_se": se_id})}
+# --- finishing ---------------------------------------------------------------------------------------
+
+
+def unfinished(conn: Connection, se_id: int) -> list[int]:
+    """Blocks of which files may have arrived at the SE without anybody having finished them."""
+    return [row.block_id for row in conn.execute(UNFINISHED, {"on_se": se_id})]
+
+
+def finish(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
+    """Make those of the blocks' replicas at the SE COMPLETE all files of which have arrived, fold their
+    transfers and want them no longer; which. Of those under repair, what has arrived is well again."""
+    binds = {"on_se": se_id, "ids": sorted(block_ids)}
+    arrived, repaired = reads.rows(conn, [Read(ARRIVED, binds), Read(REPAIRED, binds)])
+    to_repair = {block_id for (block_id,) in repaired}
+    whole = _whole(arrived).keys() - to_repair
+    mended = to_repair & {row[0] for row in arrived}
+    if not whole and not mended:
+        return []
+    lock_rows(conn, block, whole | mended)
+    return _complete(conn, se_id, whole, now) + _mend(conn, se_id, mended, now)
+
+
+def _whole(arrived: Iterable[Any]) -> dict[int, set[int]]:
+    """{block: the SEs its files came from}, of the blocks all files of which are there."""
+    counts: dict[int, int] = defaultdict(int)
+    sources: dict[int, set[int]] = defaultdict(set)
+    sizes: dict[int, int] = {}
+    for block_id, files, src, n in arrived:
+        counts[block_id] += n
+        sources[block_id].add(src)
+        sizes[block_id] = files
+    return {block_id: srcs for block_id, srcs in sources.items() if counts[block_id] == sizes[block_id]}
+
+
+def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
+    if not block_ids:
+        return []
+    binds = {"on_se": se_id, "ids": sorted(block_ids)}
+    (arrived,) = reads.rows(conn, [Read(ARRIVED, binds)])
+    whole = _whole(arrived)
+    ses = sorted(set().union(*whole.values()))
+    (rows,) = reads.rows(conn, [Read(HOPS, {"ids": sorted(whole), "ses": ses})])
+    far = {(block_id, src): hops for block_id, src, hops in rows}
+    hops = {key: max(far.get((key, src), 0) for src in srcs) + 1 for key, srcs in whole.items()}
     completed = replicas.complete_all(conn, se_id, hops, now)
-    run_many(conn, FOLD, [_at((one, se_id)) for one in completed])
-    destinations.drop(conn, [(one, se_id) for one in completed], now)
-    routes.stir(conn, completed, se_id)
-    return len(completed)
+    if completed:
+        conn.execute(FOLD, {"on_se": se_id, "ids": completed})
+        destinations.drop(conn, [(block_id, se_id) for block_id in completed], now)
+        destinations.stir(conn, completed, se_id)
+    return completed
+
+
+def _mend(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
+    if not block_ids:
+        return []
+    binds = {"on_se": se_id, "ids": sorted(block_ids)}
+    well: dict[int, list[int]] = defaultdict(list)
+    for block_id, file_id in conn.execute(REPAIRS_DONE, binds):
+        well[block_id].append(file_id)
+    for block_id, files in sorted(well.items()):
+        exceptions.clear(conn, block_id, se_id, files)
+    conn.execute(FOLD_REPAIRS, binds)
+    spoilt = {row.block_id for row in conn.execute(STILL_SPOILT, binds)}
+    mended = sorted(well.keys() - spoilt)
+    destinations.drop(conn, [(block_id, se_id) for block_id in mended], now)
+    return mended
 
 
 def open_room(
@@ -290,7 +421,3 @@ def open_room(
     incoming = [view for view in views.values() if view.dst == se_id and view.enabled]
     room = {view.src: window(view.state, now, policy.link) for view in incoming}
     return {src: n for src, n in room.items() if n > 0}
-
-
-def _at(key: ReplicaKey) -> dict[str, int]:
-    return {"on_block": key[0], "on_se": key[1]}

@@ -128,7 +128,11 @@ class Transfer(Section):
 
     window_max: Amount = Field(default=100, description="most copies queued on one link at a time")
     deadline_s: Seconds = Field(default=3600, description="time after which one copy is given up")
-    workers: Amount = Field(default=4, description="copies run at the same time by one transfer agent")
+    workers: int = Field(
+        default=4,
+        ge=0,
+        description="copies run at the same time by one transfer agent; 0: in its own thread, one by one",
+    )
 
 
 class Deletion(Section):

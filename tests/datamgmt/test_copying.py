@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from catalogs.sites import StorageElement, tfc_text
-from datamgmt.copying import attempt
+from datamgmt.copying import Way, attempt
 from datamgmt.tools.base import ErrorClass
 from datamgmt.tools.fake import FakeTool
 from datamgmt.tries import Claimed
@@ -25,8 +25,8 @@ def element(name: str, reverse: str | None) -> StorageElement:
 
 def claimed() -> Claimed:
     return Claimed(
-        id=1, block_id=1, src=1, dst=2, lfn=LFN, bytes=10, adler32=7, attempts=0, src_custodial=False,
-        dst_custodial=False,
+        id=1, file_id=1, block_id=1, src=1, dst=2, lfn=LFN, bytes=10, adler32=7, attempts=0,
+        src_custodial=False, dst_custodial=False,
     )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def test_a_file_that_bears_another_name_is_never_replaced(reverse: str | None, k
     tool = FakeTool()
     tool.put("/src/x", 10, 7)
     tool.put("/dst/x", 99, 1)
-    done = attempt(tool, claimed(), element("src", None), element("dst", reverse), 1, 60)
+    way = Way(tool, element("src", None), element("dst", reverse), link_id=1, deadline_s=60)
+    done = attempt(way, claimed())
     assert (tool.files["/dst/x"] == (99, 1)) is kept
     assert done.error_class == (ErrorClass.DEST_EXISTS if kept else None)

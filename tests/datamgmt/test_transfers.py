@@ -13,7 +13,7 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, linkstates, transfers, tries
+from datamgmt import allocating, filling, linkqueues, linkstates, transfers, tries
 from datamgmt.tables import block_dest, link_bin, link_state, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState
@@ -44,8 +44,8 @@ def route(grid: DataGrid, src: int | None) -> None:
 
 def fill(grid: DataGrid, n: int, hop: tuple[int, int] = HOP) -> int:
     ids = grid.keys.take("transfer", n)
-    files = grid.do(lambda conn, _: transfers.missing(conn, hop, n))
-    return grid.do(lambda conn, now: transfers.fill(conn, hop, files, ids, now))  # type: ignore[no-any-return]
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, hop, n, now))
+    return grid.do(lambda conn, now: filling.fill(conn, hop, chosen, ids, now))  # type: ignore[no-any-return]
 
 
 def claim(grid: DataGrid, n: int = 10, me: str = "me", room: dict[int, int] = ROOM) -> list[Claimed]:
@@ -55,6 +55,12 @@ def claim(grid: DataGrid, n: int = 10, me: str = "me", room: dict[int, int] = RO
 def settle(grid: DataGrid, done: list[Try], me: str = "me") -> Settled:
     policies = linkstates.policies(grid.settings)
     found = grid.do(lambda conn, now: tries.settle(conn, B, me, done, now, policies))
+    grid.check()
+    return found  # type: ignore[no-any-return]
+
+
+def finish(grid: DataGrid, block_id: int = 1) -> list[int]:
+    found = grid.do(lambda conn, now: tries.finish(conn, B, [block_id], now))
     grid.check()
     return found  # type: ignore[no-any-return]
 
@@ -81,10 +87,10 @@ def test_a_window_is_filled_file_by_file(grid: DataGrid) -> None:
 
 
 def test_nothing_is_queued_for_what_is_wanted_no_more(grid: DataGrid) -> None:
-    files = grid.do(lambda conn, _: transfers.missing(conn, HOP, 10))
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, HOP, 10, now))
     route(grid, C)
     ids = grid.keys.take("transfer", 4)
-    assert grid.do(lambda conn, now: transfers.fill(conn, HOP, files, ids, now)) == 0
+    assert grid.do(lambda conn, now: filling.fill(conn, HOP, chosen, ids, now)) == 0
     route(grid, None)
 
 
@@ -115,9 +121,14 @@ def test_nothing_is_claimed_from_a_source_that_is_gone_or_a_hop_that_was_left(gr
 def test_the_last_file_completes_the_replica_and_folds_the_rows(grid: DataGrid) -> None:
     fill(grid, 4)
     claimed = claim(grid)
-    assert settle(grid, [good(one) for one in claimed[:3]]) == Settled(done=3)
+    arrived = frozenset([1])
+    assert settle(grid, [good(one) for one in claimed[:3]]) == Settled(done=3, blocks=arrived)
+    assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COPYING
-    assert settle(grid, [good(claimed[3])]) == Settled(done=1, completed=1)
+    assert settle(grid, [good(claimed[3])]) == Settled(done=1, blocks=arrived)
+    assert grid.do(lambda conn, _: tries.unfinished(conn, B)) == [1]
+    assert finish(grid) == [1]
+    assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
     assert grid.count(transfer) == grid.count(block_dest) == 0
     assert grid.rows(select(block_replica.c.hops).where(block_replica.c.se_id == B)) == [(1,)]
@@ -135,12 +146,11 @@ def test_failures_wait_and_end(grid: DataGrid) -> None:
     assert settle(grid, [bad(first), bad(second, missing)]) == Settled(retry=1, failed=1)
     assert states(grid) == [TransferState.RETRY_WAIT, TransferState.FAILED]
     assert claim(grid) == []
-    assert grid.do(tries.waiting_at) == set()
+    assert grid.do(lambda conn, _: linkqueues.waiting_at(conn)) == {B}
     grid.clock.advance(1.1)
-    assert grid.do(tries.waiting_at) == {B}
     (again,) = claim(grid)
     assert (again.id, again.attempts) == (first.id, 1)
-    assert set(grid.do(lambda conn, _: transfers.failed_hops(conn))[1]) == {HOP}
+    assert set(grid.do(lambda conn, _: transfers.failed_hops(conn, [1]))[1]) == {HOP}
     rows = grid.do(lambda conn, _: transfers.transfers(conn, state=TransferState.FAILED))
     assert [(row.lfn, row.src, row.dst, row.error_class) for row in rows] == [
         (grid.lfn(1), "T2_A", "T2_B", "SOURCE_MISSING")
@@ -153,7 +163,7 @@ def test_the_tries_on_a_hop_are_counted(grid: DataGrid) -> None:
         settle(grid, [bad(claim(grid)[0])])
         grid.clock.advance(timedelta(hours=1).total_seconds())
     assert states(grid) == [TransferState.FAILED]
-    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [(1, B)], now)) == 1
+    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 1
     assert claim(grid)[0].attempts == 0
 
 
@@ -164,8 +174,8 @@ def test_what_waits_follows_its_block_to_another_source(grid: DataGrid) -> None:
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, C)], now))
     grid.do(lambda conn, now: replicas.complete_all(conn, C, {1: 3}, now))
     route(grid, C)
-    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 1
-    assert grid.do(lambda conn, now: transfers.follow_routes(conn, [], now)) == 0
+    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 1
+    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 0
     rows = grid.rows(select(transfer.c.src_se_id, transfer.c.state).order_by(transfer.c.id))
     assert rows == [(A, TransferState.DONE), (C, TransferState.QUEUED), (A, TransferState.ACTIVE)]
 
@@ -174,6 +184,7 @@ def test_hops_count_from_the_farthest_source(grid: DataGrid) -> None:
     fill(grid, 4)
     grid.do(lambda conn, _: conn.execute(update(block_replica).values(hops=2)))
     settle(grid, [good(one) for one in claim(grid)])
+    finish(grid)
     assert grid.rows(select(block_replica.c.hops).where(block_replica.c.se_id == B)) == [(3,)]
 
 
@@ -183,8 +194,12 @@ def test_a_dead_agents_claims_are_queued_again_and_its_words_dropped(grid: DataG
     assert grid.do(lambda conn, now: tries.abandon(conn, B, [claimed[0].id], now)) == 1
     assert states(grid) == [TransferState.ACTIVE, TransferState.QUEUED]
     claim(grid, me="heir")
-    assert settle(grid, [good(one) for one in claimed], me="dead") == Settled(done=1, stale=1)
-    assert settle(grid, [good(one) for one in claimed], me="heir") == Settled(done=1, stale=1)
+    assert settle(grid, [good(one) for one in claimed], me="dead") == Settled(
+        done=1, stale=1, blocks=frozenset([1])
+    )
+    assert settle(grid, [good(one) for one in claimed], me="heir") == Settled(
+        done=1, stale=1, blocks=frozenset([1])
+    )
     assert grid.rows(select(link_state.c.files_ok)) == [(2,)]
 
 

@@ -1,0 +1,328 @@
+"""Filling: files of wanted replicas are queued on the links they take, by group, priority and age.
+
+A wanted replica's cursor is the last file queued; files go in the order of their ids, and none is looked at
+twice. Only the router queues files, under its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    String,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.sql.selectable import Select
+
+from catalogs.states import ReplicaState
+from catalogs.tables import block, block_replica, data_file, file_exception
+from datamgmt import linkqueues
+from datamgmt.fairness import Begun, decay, next_blocks
+from datamgmt.linkqueues import Queue
+from datamgmt.routing import LinkKey
+from datamgmt.tables import ALL_QUEUED, block_dest, group_weight, link_use, subscription, transfer
+from datamgmt.transfer_states import TransferState
+from gridcore.db import bulk, lock_rows, reads
+from gridcore.db.bulk import Change, New, Same
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read
+from gridcore.db.types import Key, UtcTime
+
+#: Wanted replicas of one group that are looked at for one filling of a link.
+DEPTH = 200
+#: Whose the files are that nobody has subscribed to for a group.
+NOBODY = "-"
+
+
+class Chosen(NamedTuple):
+    """Files of a wanted replica to be queued: `files` of the `left` ones after its cursor; whose they are."""
+
+    block_id: int
+    files: int
+    left: int
+    priority: int
+    group: str
+    repair: bool
+
+
+# --- statements --------------------------------------------------------------------------------------
+
+_HOP = (
+    block_dest.c.src_se_id == bindparam("src"),
+    block_dest.c.se_id == bindparam("dst"),
+    block_dest.c.cursor_id < bindparam("all_queued", type_=Key),
+)
+_FINAL = block_dest.alias("final")
+_GROUP = func.coalesce(subscription.c.acct_group, NOBODY)
+_RANK = (
+    block_dest.c.priority.desc(),
+    case((block_dest.c.cursor_id > 0, 0), else_=1),
+    block_dest.c.created_at,
+    block_dest.c.block_id,
+)
+#: Those first in rank of each group. What is in transit counts as the one's it travels for.
+_FIRST = (
+    select(
+        *(block_dest.c[name] for name in ("block_id", "se_id", "src_se_id", "priority", "cursor_id")),
+        *(block_dest.c[name] for name in ("created_at", "files", "bytes", "repair")),
+        _GROUP.label("acct_group"),
+        func.row_number().over(partition_by=_GROUP, order_by=_RANK).label("place"),
+    )
+    .outerjoin_from(
+        block_dest,
+        _FINAL,
+        and_(_FINAL.c.block_id == block_dest.c.block_id, _FINAL.c.se_id == block_dest.c.transit_for_id),
+    )
+    .outerjoin(
+        subscription,
+        subscription.c.id == func.coalesce(block_dest.c.subscription_id, _FINAL.c.subscription_id),
+    )
+    .where(*_HOP)
+    .subquery("first")
+)
+_HERE, _THERE = block_replica.alias("here"), block_replica.alias("there")
+
+
+def _may_travel(wanted: Any) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The copy here is one to be completed or repaired, the one there is complete."""
+    here = case(
+        (wanted.c.repair == 1, literal_column(f"'{ReplicaState.COMPLETE}'")),
+        else_=literal_column(f"'{ReplicaState.COPYING}'"),
+    )
+    return (
+        and_(_HERE.c.block_id == wanted.c.block_id, _HERE.c.se_id == wanted.c.se_id, _HERE.c.state == here),
+        and_(
+            _THERE.c.block_id == wanted.c.block_id,
+            _THERE.c.se_id == wanted.c.src_se_id,
+            _THERE.c.state == ReplicaState.COMPLETE,
+        ),
+    )
+
+
+_LEFT_OF_BLOCK = (
+    select(func.count())
+    .where(data_file.c.block_id == _FIRST.c.block_id, data_file.c.id > _FIRST.c.cursor_id)
+    .scalar_subquery()
+)
+_LEFT_TO_REPAIR = (
+    select(func.count())
+    .where(
+        file_exception.c.block_id == _FIRST.c.block_id,
+        file_exception.c.se_id == _FIRST.c.se_id,
+        file_exception.c.file_id > _FIRST.c.cursor_id,
+    )
+    .scalar_subquery()
+)
+_HERE_OF_FIRST, _THERE_OF_FIRST = _may_travel(_FIRST)
+WAITING = (
+    select(
+        _FIRST.c.block_id,
+        _FIRST.c.acct_group,
+        case(
+            (_FIRST.c.repair == 1, _LEFT_TO_REPAIR),
+            (and_(_FIRST.c.cursor_id == 0, _FIRST.c.files > 0), _FIRST.c.files),
+            else_=_LEFT_OF_BLOCK,
+        ).label("files_left"),
+        *(_FIRST.c[name] for name in ("files", "bytes", "created_at", "priority", "cursor_id", "repair")),
+    )
+    .join_from(_FIRST, _HERE, _HERE_OF_FIRST)
+    .join(_THERE, _THERE_OF_FIRST)
+    .where(_FIRST.c.place <= bindparam("n", type_=Integer))
+    .order_by(_FIRST.c.priority.desc(), _FIRST.c.created_at, _FIRST.c.block_id)
+)
+WEIGHTS = select(group_weight.c.acct_group, group_weight.c.weight)
+USES = (
+    select(link_use.c.acct_group, link_use.c.used, link_use.c.at)
+    .where(link_use.c.link_id == bindparam("on_link"))
+    .order_by(link_use.c.acct_group)
+)
+_HERE_NOW, _THERE_NOW = _may_travel(block_dest)
+STILL_HOP = (
+    select(block_dest.c.block_id, block_dest.c.cursor_id)
+    .join_from(block_dest, _HERE, _HERE_NOW)
+    .join(_THERE, _THERE_NOW)
+    .where(*_HOP, within(block_dest.c.block_id))
+)
+_NOT_QUEUED = ~exists().where(
+    transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("to_se", type_=Key)
+)
+_AFTER = (data_file.c.block_id == bindparam("on_block"), data_file.c.id > bindparam("after", type_=Key))
+
+
+def _queue(files: Select[Any]) -> Any:
+    """The next files of a block as new transfers, with keys from `base` on in the order of the files' ids."""
+    mine = files.where(*_AFTER, _NOT_QUEUED).order_by(data_file.c.id).limit(bindparam("n", type_=Integer))
+    one = mine.subquery("one")
+    number = func.row_number().over(order_by=one.c.id)
+    columns: dict[str, ColumnElement[Any]] = {
+        "id": number + bindparam("base", type_=Key),
+        "file_id": one.c.id,
+        "block_id": one.c.block_id,
+        "src_se_id": bindparam("from_se", type_=Key),
+        "dst_se_id": bindparam("to_se", type_=Key),
+        "state": literal_column(f"'{TransferState.QUEUED}'"),
+        "attempts": literal_column("0"),
+        "bytes": one.c.bytes,
+        "priority": bindparam("urgency", type_=Integer),
+        "acct_group": bindparam("whose", type_=String),
+        "created_at": bindparam("at", type_=UtcTime),
+        "updated_at": bindparam("at", type_=UtcTime),
+    }
+    queued = insert(transfer).from_select(list(columns), select(*columns.values()))
+    return queued.execution_options(preserve_rowcount=True)
+
+
+_FILES = select(data_file.c.id, data_file.c.block_id, data_file.c.bytes)
+QUEUE = _queue(_FILES)
+_SPOILT = and_(
+    file_exception.c.file_id == data_file.c.id,
+    file_exception.c.block_id == data_file.c.block_id,
+    file_exception.c.se_id == bindparam("to_se", type_=Key),
+)
+QUEUE_REPAIR = _queue(_FILES.join(file_exception, _SPOILT))
+QUEUED_NOW = (
+    select(transfer.c.acct_group, func.count().label("n"), func.sum(transfer.c.bytes).label("size"))
+    .where(transfer.c.id.between(bindparam("low"), bindparam("high")))
+    .group_by(transfer.c.acct_group)
+)
+FILE_OF = select(transfer.c.file_id).where(transfer.c.id == bindparam("row_id"))
+
+
+# --- choosing ----------------------------------------------------------------------------------------
+
+
+def candidates(conn: Connection, hop: LinkKey, n: int, now: datetime) -> list[Chosen]:
+    """Up to `n` files to queue on a hop, in this order: of the group that has used the link least for its
+    weight, of these the urgent, of blocks that are begun, and the oldest. Only reads."""
+    ends = {"src": hop[0], "dst": hop[1], "all_queued": ALL_QUEUED, "n": min(DEPTH, n)}
+    (rows,) = reads.rows(conn, [Read(WAITING, ends)])
+    if not rows:
+        return []
+    waiting: dict[int, Begun] = {}
+    repairs: dict[int, bool] = {}
+    for block_id, group, left, files, size, created_at, priority, cursor, repair in rows:
+        waiting[block_id] = Begun(
+            block_id=block_id,
+            group=group,
+            files=left,
+            bytes=size * left // files if files else 0,
+            created_at=created_at,
+            priority=priority,
+            begun=cursor > 0,
+        )
+        repairs[block_id] = bool(repair)
+    chosen = _by_group(conn, hop, waiting, n, now)
+    return [
+        Chosen(key, files, waiting[key].files, waiting[key].priority, waiting[key].group, repairs[key])
+        for key, files in chosen
+    ] + [
+        # Nothing is left of these, though their cursor does not say so yet.
+        Chosen(one.block_id, 0, 0, one.priority, one.group, repairs[one.block_id])
+        for one in waiting.values()
+        if one.files == 0
+    ]
+
+
+def _by_group(
+    conn: Connection, hop: LinkKey, waiting: Mapping[int, Begun], n: int, now: datetime
+) -> list[tuple[int, int]]:
+    if len({one.group for one in waiting.values()}) == 1:
+        return next_blocks(waiting.values(), {}, {}, n)
+    weights = {group: weight for group, weight in conn.execute(WEIGHTS) if weight > 0}
+    link_id = linkqueues.ids(conn, [hop]).get(hop, 0)
+    return next_blocks(waiting.values(), _used(conn, link_id, now), weights, n)
+
+
+def _used(conn: Connection, link_id: int, now: datetime) -> dict[str, float]:
+    """Bytes each group has lately sent over the link."""
+    rows = conn.execute(USES, {"on_link": link_id})
+    return {group: decay(used, now - at) for group, used, at in rows}
+
+
+# --- queueing ----------------------------------------------------------------------------------------
+
+
+def fill(conn: Connection, hop: LinkKey, chosen: Sequence[Chosen], keys: range, now: datetime) -> int:
+    """Queue what was chosen of the replicas that still take this hop; how many files. `keys`: as many fresh
+    ones as files. The blocks' locks keep the wish from going meanwhile."""
+    block_ids = sorted({one.block_id for one in chosen})
+    lock_rows(conn, block, block_ids)
+    ends = {"src": hop[0], "dst": hop[1], "all_queued": ALL_QUEUED, "ids": block_ids}
+    (rows,) = reads.rows(conn, [Read(STILL_HOP, ends)])
+    cursors: dict[int, int] = dict(rows)
+    left = {one.block_id: one.left for one in chosen}
+    used = 0
+    for one in chosen:
+        after = cursors.get(one.block_id, ALL_QUEUED)
+        n = min(one.files, len(keys) - used)
+        if after == ALL_QUEUED or n < min(one.files, 1):
+            continue
+        done = _queue_files(conn, hop, one, n, after, keys.start + used - 1, now) if n else 0
+        used += done
+        left[one.block_id] -= done
+        over = done < n or left[one.block_id] <= 0
+        cursors[one.block_id] = ALL_QUEUED if over else _file_of(conn, keys.start + used - 1)
+    _advance(conn, hop[1], cursors)
+    _count(conn, hop, keys.start, keys.start + used - 1, now)
+    return used
+
+
+def _queue_files(
+    conn: Connection, hop: LinkKey, one: Chosen, n: int, after: int, base: int, now: datetime
+) -> int:
+    binds = {
+        "on_block": one.block_id,
+        "after": after,
+        "n": n,
+        "base": base,
+        "from_se": hop[0],
+        "to_se": hop[1],
+        "urgency": one.priority,
+        "whose": None if one.group == NOBODY else one.group,
+        "at": now,
+    }
+    return conn.execute(QUEUE_REPAIR if one.repair else QUEUE, binds).rowcount
+
+
+def _file_of(conn: Connection, key: int) -> int:
+    return int(conn.execute(FILE_OF, {"row_id": key}).scalar_one())
+
+
+def _advance(conn: Connection, se_id: int, cursors: Mapping[int, int]) -> None:
+    block_ids = sorted(cursors)
+    ends = {"block_id": block_ids, "se_id": Same(se_id)}
+    put = {"cursor_id": [cursors[one] for one in block_ids]}
+    bulk.write(conn, [Change(block_dest, ends, put=put)])
+
+
+def _count(conn: Connection, hop: LinkKey, low: int, high: int, now: datetime) -> None:
+    """Add what was queued to the link's counts, and charge it to the groups."""
+    rows = conn.execute(QUEUED_NOW, {"low": low, "high": high}).all()
+    queued = Queue(sum(row.n for row in rows), sum(int(row.size) for row in rows))
+    linkqueues.change(conn, {hop: queued}, now)
+    link_id = linkqueues.ids(conn, [hop]).get(hop)
+    if link_id is not None:
+        _charge(conn, link_id, {row.acct_group or NOBODY: int(row.size) for row in rows}, now)
+
+
+def _charge(conn: Connection, link_id: int, sizes: Mapping[str, int], now: datetime) -> None:
+    known = _used(conn, link_id, now)
+    old = sorted(sizes.keys() & known.keys())
+    new = sorted(sizes.keys() - known.keys())
+    at, on = Same(now), Same(link_id)
+    used = {"used": [known[group] + sizes[group] for group in old], "at": at}
+    fresh = {"link_id": on, "acct_group": new, "used": [float(sizes[group]) for group in new], "at": at}
+    changed = Change(link_use, {"link_id": on, "acct_group": old}, put=used)
+    bulk.write(conn, [changed, New(link_use, fresh)])
