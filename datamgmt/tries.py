@@ -277,6 +277,8 @@ def settle(
     """Write down how tries towards the SE ended. No block is locked: what may be whole now is finished by
     `finish`, in a transaction that follows."""
     tries = sorted(tries, key=lambda one: one.claimed.id)
+    # Whose tries are used up: the router is to look at them, and wanted rows come before transfers.
+    destinations.stir(conn, {one.claimed.block_id for one in tries if _given_up(one, now, policy)}, se_id)
     (held,) = reads.rows(conn, [Read(MINE, {"ids": [one.claimed.id for one in tries], "me": me})])
     mine = {key for (key,) in held}
     ended = [one for one in tries if one.claimed.id in mine]
@@ -302,15 +304,22 @@ def settle(
 _Fate = tuple[TransferState, ErrorClass | None, datetime | None]
 
 
+def _given_up(one: Try, now: datetime, policy: Policies) -> bool:
+    return _fate(one, now, policy)[0] is TransferState.FAILED
+
+
+def _fate(one: Try, now: datetime, policy: Policies) -> _Fate:
+    if one.error_class is None:
+        return TransferState.DONE, None, None
+    attempt = one.claimed.attempts + 1
+    state, due = after_failure(attempt, one.error_class.permanent, now, policy.retry)
+    return state, one.error_class, due
+
+
 def _grouped(ended: Iterable[Try], now: datetime, policy: Policies) -> dict[_Fate, list[Try]]:
     groups: dict[_Fate, list[Try]] = defaultdict(list)
     for one in ended:
-        if one.error_class is None:
-            groups[TransferState.DONE, None, None].append(one)
-        else:
-            attempt = one.claimed.attempts + 1
-            state, due = after_failure(attempt, one.error_class.permanent, now, policy.retry)
-            groups[state, one.error_class, due].append(one)
+        groups[_fate(one, now, policy)].append(one)
     return groups
 
 
