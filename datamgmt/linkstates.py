@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, case, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, update
 
 from catalogs.states import Switch
 from catalogs.tables import link, se
@@ -152,7 +152,7 @@ ADD_TO_LINK = (
         last_error=func.coalesce(bindparam("new_error"), link_state.c.last_error),
         parked_until=bindparam("new_parked"),
         updated_at=bindparam("at"),
-        **{name: link_state.c[name] + bindparam(f"more_{name}", type_=Integer) for name in _COUNTED},
+        **{name: link_state.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in _COUNTED},
     )
 )
 ADD_TO_BIN = (
@@ -160,7 +160,7 @@ ADD_TO_BIN = (
     .where(link_bin.c.link_id == bindparam("on_link"), link_bin.c.bin_start == bindparam("in_bin"))
     .values(
         busy_s=link_bin.c.busy_s + bindparam("more_busy_s"),
-        **{name: link_bin.c[name] + bindparam(f"more_{name}", type_=Integer) for name in _COUNTED},
+        **{name: link_bin.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in _COUNTED},
     )
 )
 

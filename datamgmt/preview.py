@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, bindparam, func, or_, select
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, func, or_, select
 
 from catalogs import bookkeeping, exceptions, replicas
 from catalogs.bookkeeping import BlockRow
@@ -79,7 +79,7 @@ class Comparison:
     after: Preview
 
 
-_ON_BLOCK = bindparam("on_block", type_=Integer)
+_ON_BLOCK = bindparam("on_block", type_=BigInteger)
 OPEN_BLOCKS = (
     select(func.count())
     .select_from(block)
