@@ -196,7 +196,7 @@ class TwoDayGrid:
             found = bookkeeping.create_dataset(conn, key, name, policy, now)
             registration.register(conn, reserved, found, self.ids[at], new, now)
             if last:
-                bookkeeping.close_dataset(conn, found)
+                bookkeeping.close_dataset(conn, found, "anna", now)
             return found
 
         self.datasets[name] = self.database.transaction(unit)
