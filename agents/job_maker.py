@@ -11,7 +11,7 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, each, own_lease
-from catalogs import bookkeeping
+from catalogs import bookkeeping, validity
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
@@ -24,6 +24,7 @@ from prodsys import (
     completion,
     holds,
     jobmaking,
+    lostinputs,
     requests,
     retargets,
     retry_rules,
@@ -41,6 +42,8 @@ log = get(__name__)
 
 #: Jobs made in one transaction.
 SLICE = 500
+#: Files whose jobs are told in one pass that nobody shall read them.
+LOST_FILES = 200
 #: Transactions that make jobs of one task in one pass.
 SLICES = 10
 
@@ -58,11 +61,12 @@ class JobMaker(Agent):
         self._watch = classes.Watch()
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
-        """One pass: pauses, jobs, eligibility, retries, endings."""
+        """One pass: lost inputs, pauses, jobs, eligibility, retries, endings."""
         lease = held[own_lease(self.name)]
         with self.context.database.snapshot() as conn:
             active = tasks.in_state(conn, TaskState.ACTIVE)
         duties: list[Callable[[], Counts]] = [
+            lambda: {"held_for_input": self._tell_lost(lease)},
             lambda: self._pause(lease, active),
             lambda: each(active, lambda task: {"jobs_made": self._make(lease, task)}),
             lambda: {"verdicts": self._judge(lease)},
@@ -125,6 +129,18 @@ class JobMaker(Agent):
             )
 
         return self.context.database.transaction(unit)
+
+    def _tell_lost(self, lease: Lease) -> int:
+        """Hold the waiting jobs that list a file nobody shall read any more."""
+        with self.context.database.snapshot() as conn:
+            files = validity.untold(conn, LOST_FILES)
+        if not files:
+            return 0
+
+        def unit(conn: Connection) -> int:
+            return lostinputs.hold(conn, files, SLICE, leases.hold(conn, lease))
+
+        return _often(lambda: self.context.database.transaction(unit))
 
     def _make(self, lease: Lease, task: Task) -> int:
         """Slice after slice of a task, as far as there is room."""

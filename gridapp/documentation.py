@@ -109,8 +109,8 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "file_run": ("Run and lumi ranges of a file.", "registration"),
     "file_parent": ("What a file was made from.", "registration"),
     "block_run": ("First and last lumi of a run in a block.", "`db upgrade`; no agent yet"),
-    "invalid_file": ("Files nobody shall read.", "nobody yet"),
-    "file_history": ("Changes of files by hand.", "nobody yet"),
+    "invalid_file": ("Files nobody shall read.", "`file invalidate`, `file lost`"),
+    "file_history": ("What was done to files, and by whom.", "`file invalidate|revalidate|bad|lost`"),
     "block_replica": (
         "A block at an SE; the one truth on where data lies.",
         "registration, router, transfer_agent",

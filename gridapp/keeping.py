@@ -74,12 +74,12 @@ def _switch(
     actor: Principal,
     reason: str | None,
 ) -> dict[str, Any]:
-    found, why, now = _mine(context, name, actor), _reason(reason), context.clock.now()
+    found, why, now = _mine(context, name, actor), reason_of(reason), context.clock.now()
 
     def unit(conn: Connection) -> bool:
         changed = act(conn, found.id, actor.name, now, why)
         if changed:
-            audit.record(conn, actor.name, f"dataset {verb}", f"dataset {name}", now, _detail(why))
+            audit.record(conn, actor.name, f"dataset {verb}", f"dataset {name}", now, detail_of(why))
         return changed
 
     changed = context.database.transaction(unit)
@@ -97,14 +97,14 @@ def close_block(context: Context, name: str, actor: Principal, reason: str | Non
         seen = discovery.block_show(conn, name).block
         owner = bookkeeping.dataset_by_id(conn, seen.dataset_id)
     identity.require(actor, Action.DATASET_CHANGE, Subject(group=owner.group or ""))
-    why, now = _reason(reason), context.clock.now()
+    why, now = reason_of(reason), context.clock.now()
 
     def unit(conn: Connection) -> bool:
         changed = bool(bookkeeping.close_blocks(conn, [seen.id], "by hand", now))
         if changed:
-            told = {"block": name, **_detail(why)}
+            told = {"block": name, **detail_of(why)}
             histories.tell_dataset(conn, owner.id, "block closed", actor.name, now, told)
-            audit.record(conn, actor.name, "block close", f"block {name}", now, _detail(why))
+            audit.record(conn, actor.name, "block close", f"block {name}", now, detail_of(why))
         return changed
 
     changed = context.database.transaction(unit)
@@ -119,9 +119,11 @@ def _mine(context: Context, name: str, actor: Principal) -> DatasetRow:
     return found
 
 
-def _reason(text: str | None) -> str | None:
+def reason_of(text: str | None) -> str | None:
+    """The reason given, if it can be kept; None for none. Raises UsageError."""
     return check_text(text, "reason", REASON_MAX) if text else None
 
 
-def _detail(reason: str | None) -> Mapping[str, Any]:
+def detail_of(reason: str | None) -> Mapping[str, Any]:
+    """The reason as a history has it."""
     return {"reason": reason} if reason else {}

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from catalogs import sites
 from catalogs.bookkeeping import FileRow
 from gridcore.db.statements import insert_rows
-from prodsys import classes, lumis, merging, outputs, splitting, tasks
+from prodsys import classes, lostinputs, lumis, merging, outputs, splitting, tasks
 from prodsys.brokerage import Requirements
 from prodsys.classes import ClassSpec
 from prodsys.cutting import Piece
@@ -82,6 +82,8 @@ def make(conn: Connection, keys: NewKeys, task: Task, due: Slice, now: datetime)
     store.insert(conn, jobs, now)
     _enter(conn, task, pieces, jobs)
     _hold(conn, pieces, jobs, now)
+    if due.block_id is not None:
+        _hold_lost(conn, jobs, now)
     if due.block_id is not None and due.ends:
         insert_rows(conn, task_block, [{"task_id": task.id, "block_id": due.block_id}])
     return len(jobs)
@@ -98,6 +100,7 @@ def _process_jobs(conn: Connection, keys: NewKeys, task: Task, due: Slice) -> li
         if due.block_id is not None:
             spec["inputs"] = [_input(due.files[one.id], one, piece.lumis) for one in piece.files]
             spec["cut"] = {"block": due.block_id, "part": due.part + number, "since": since}
+            spec["cut"] |= {"without": list(due.without)} if due.without else {}
         jobs.append(_job(keys, task, index, JobKind.PROCESS, class_id, piece.units, spec))
     return jobs
 
@@ -157,6 +160,12 @@ def _enter(conn: Connection, task: Task, pieces: Sequence[Piece], jobs: Sequence
     ]
     insert_rows(conn, task_range, ranges)
     insert_rows(conn, job_file, [{"job_id": job_id, "file_id": file_id} for job_id, file_id in pairs])
+
+
+def _hold_lost(conn: Connection, jobs: Sequence[NewJob], now: datetime) -> None:
+    """Keep back what lists a file that has become invalid since its block was begun."""
+    reasons = lostinputs.of_jobs(conn, [made.id for made in jobs])
+    store.apply(conn, [lostinputs.held(one, 0, *reason) for one, reason in reasons.items()], now)
 
 
 def _hold(conn: Connection, pieces: Sequence[Piece], jobs: Sequence[NewJob], now: datetime) -> None:

@@ -157,7 +157,8 @@ def _apply(settler: Settler, order: Order, rows: Sequence[Any], into: Into) -> l
     if order.verb == OrderVerb.RELEASE:
         moves = list(into(settler.conn, moves))
     by_id = {row.id: row for row in rows}
-    return [by_id[move.job_id] for move in store.apply(settler.conn, moves, settler.now)]
+    made = store.apply(settler.conn, moves, settler.now)
+    return [by_id[job_id] for job_id in dict.fromkeys(move.job_id for move in made)]
 
 
 def _end(settler: Settler, order: Order, killed: Sequence[Any]) -> None:

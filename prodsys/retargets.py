@@ -18,7 +18,7 @@ from sqlalchemy import BindParameter, Connection, Integer, bindparam, select
 
 from catalogs.tables import block_replica, site
 from gridcore.db.statements import lock_rows, one_of, select_in
-from prodsys import classes, holds, tasks
+from prodsys import classes, holds, lostinputs, tasks
 from prodsys.brokerage import Requirements, SiteFacts, judge
 from prodsys.classes import ClassSpec
 from prodsys.jobs import store
@@ -147,6 +147,7 @@ INPUT_IS_BACK = (
         .where(block_replica.c.block_id == job_class.c.input_block_id, block_replica.c.state == "COMPLETE")
         .exists()
     )
+    .where(~lostinputs.lists_invalid())
     .order_by(job.c.id)
     .limit(bindparam("n", type_=Integer))
 )
@@ -274,10 +275,11 @@ def carry_out(conn: Connection, planned: Plan, class_ids: Iterable[int], now: da
 def into(conn: Connection, planned: Plan, class_ids: Iterable[int], moves: Sequence[Move]) -> list[Move]:
     """The moves, those with a planned change into another class; the queue and the jobs are locked.
 
-    A job whose class somebody else changed since keeps that one.
+    A job whose class somebody else changed since keeps that one; one that lists an invalid file is held.
     """
     lock_rows(conn, queue, [store.QUEUE])
     lock_rows(conn, job, [move.job_id for move in moves])
+    moves = lostinputs.kept_back(conn, moves)
     now_in = {row.id: row.class_id for row in select_in(conn, CLASS_OF, planned.changes)}
     current = {key: one for key, one in planned.changes.items() if now_in.get(key) == one.seen}
     spare, made = iter(class_ids), dict[str, int]()
@@ -285,7 +287,9 @@ def into(conn: Connection, planned: Plan, class_ids: Iterable[int], moves: Seque
         name = one.spec.fingerprint
         if name not in made:
             made[name] = classes.put(conn, next(spare), one.spec)
-    return [_into(move, current.get(move.job_id), made) for move in moves]
+    return [
+        _into(move, current.get(move.job_id), made) if move.to == JobState.READY else move for move in moves
+    ]
 
 
 def _into(move: Move, change: _Change | None, made: Mapping[str, int]) -> Move:

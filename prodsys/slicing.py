@@ -6,13 +6,13 @@ is cut on from there. A task has at most one block begun and not ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from catalogs import bookkeeping
+from catalogs import bookkeeping, validity
 from catalogs.bookkeeping import FileRow
 from catalogs.states import BlockState, DatasetState
 from catalogs.tables import block
@@ -57,7 +57,8 @@ class Slice:
     """The next pieces of a task that had made `units_made` units; of a block, those from number `part` on.
 
     `since` is the index of the block's first job, None where that is still to be made; `ends` says that
-    nothing of the block is left after these.
+    nothing of the block is left after these. `without` are files that were invalid when it was begun: left
+    out until it ends, so that the pieces keep their numbers.
     """
 
     units_made: int
@@ -67,6 +68,7 @@ class Slice:
     part: int = 0
     since: int | None = None
     ends: bool = True
+    without: Sequence[int] = ()
 
 
 def next_slice(conn: Connection, task: Task, room: int, most_jobs: int) -> Slice | None:
@@ -85,8 +87,10 @@ def next_slice(conn: Connection, task: Task, room: int, most_jobs: int) -> Slice
         return None
     mark = _mark(conn, task)
     if mark is not None and mark["block"] in waiting:
-        return _block_slice(conn, task, mark["block"], mark["part"] + 1, mark["since"], room)
-    begun = _block_slice(conn, task, waiting[0], 0, None, most_jobs + 1)
+        left_out = mark.get("without", ())
+        return _block_slice(conn, task, mark["block"], mark["part"] + 1, mark["since"], room, left_out)
+    left_out = sorted(validity.invalid_in(conn, waiting[0]))
+    begun = _block_slice(conn, task, waiting[0], 0, None, most_jobs + 1, left_out)
     made = tasks.jobs_in([one for one in tasks.job_counts(conn, task.id) if one.kind == JobKind.PROCESS])
     if made + len(begun.pieces) > most_jobs:
         raise UsageError(
@@ -101,19 +105,27 @@ def next_slice(conn: Connection, task: Task, room: int, most_jobs: int) -> Slice
         files=begun.files,
         block_id=waiting[0],
         ends=len(first) == len(begun.pieces),
+        without=left_out,
     )
 
 
 def _mark(conn: Connection, task: Task) -> Mapping[str, Any] | None:
-    """Where the last job was cut from: {"block", "part", "since"}; None of a job by the first release."""
+    """Where the last job was cut from: {"block", "part", "since", "without" where files were left out}; None
+    of a job by the first release."""
     spec = conn.execute(LAST_MADE, {"of_task": task.id}).scalar_one_or_none()
     return spec.get("cut") if spec else None
 
 
 def _block_slice(
-    conn: Connection, task: Task, block_id: int, part: int, since: int | None, room: int
+    conn: Connection,
+    task: Task,
+    block_id: int,
+    part: int,
+    since: int | None,
+    room: int,
+    without: Sequence[int],
 ) -> Slice:
-    rows, files = _files(conn, block_id)
+    rows, files = _files(conn, block_id, without)
     before = task.next_index if since is None else since
     owned = _owned(conn, task, files, before) if task.unit_kind == "lumis" else None
     pieces = cutting.rest(cutting.of_block(task.step, files, owned), part, room + 1)
@@ -125,11 +137,14 @@ def _block_slice(
         part=part,
         since=since,
         ends=len(pieces) <= room,
+        without=without,
     )
 
 
-def _files(conn: Connection, block_id: int) -> tuple[dict[int, FileRow], list[InputFile]]:
-    rows = {row.id: row for row in bookkeeping.files_of_block(conn, block_id)}
+def _files(
+    conn: Connection, block_id: int, without: Collection[int]
+) -> tuple[dict[int, FileRow], list[InputFile]]:
+    rows = {row.id: row for row in bookkeeping.files_of_block(conn, block_id) if row.id not in without}
     runs = bookkeeping.runs_of(conn, rows)
     return rows, [_input_file(row, runs.get(row.id, {})) for row in rows.values()]
 
@@ -195,7 +210,7 @@ def _cut_all(conn: Connection, step: Step, block_ids: Sequence[int], most_jobs: 
     told = Forecast()
     owned: Lumis = {}
     for block_id in block_ids:
-        _, files = _files(conn, block_id)
+        _, files = _files(conn, block_id, validity.invalid_in(conn, block_id))
         pieces = cutting.rest(cutting.of_block(step, files, owned), 0, most_jobs + 1)
         owned = lumis.united(owned, lumis.normal(span for one in pieces for span in one.ranges))
         told = Forecast(

@@ -15,6 +15,7 @@ from gridapp.insights import (
     blocks,
     datasets,
     deliveries,
+    files,
     finding,
     gauges,
     overview,
@@ -128,6 +129,12 @@ def list_blocks(
 def show_block(request: Request, name: Name) -> Response:
     """One block by its name, whose `#` is written %23."""
     return _answer(request, blocks.block, "/" + name.lstrip("/"))
+
+
+@v1.get("/files/{name:path}", dependencies=[reader])
+def show_file(request: Request, name: Name) -> Response:
+    """One file by its LFN, with or without its first slash."""
+    return _answer(request, files.file, "/" + name.lstrip("/"))
 
 
 @v1.get("/find/datasets", dependencies=[reader])

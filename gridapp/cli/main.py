@@ -41,6 +41,7 @@ COMMANDS = {
     "agent": Entry("ops:agent", "Agents: the daemons that do the work."),
     "dataset": Entry("datasets:dataset", "Datasets, their blocks and replicas."),
     "block": Entry("blocks:block", "Blocks: sets of a dataset's files that move as one."),
+    "file": Entry("files:file", "Files by their LFN: what is known of them, and what is wrong."),
     "subscribe": Entry(
         "subscriptions:subscribe", "Have a dataset at a storage element, now and as it grows."
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, select
@@ -14,7 +15,7 @@ from gridapp.insights.values import LIMIT, not_found, plain, record, some, state
 from gridcore.errors import NotFound
 from gridcore.ids import job_name, parse_job_name
 from gridcore.selectors import Selector, fields_of
-from prodsys import retries
+from prodsys import lostinputs, retries
 from prodsys.jobs.machine import JobState
 from prodsys.selection import condition, source
 from prodsys.tables import attempt, endpoint, job_class, job_history, job_spec, output, share_node, task
@@ -67,6 +68,7 @@ _ORDERED = {"KILL": "killed", "HOLD": "held", "RELEASE": "released", "RETRY": "t
 
 
 _TOLD: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    **{code: partial(lostinputs.sentence, code) for code in lostinputs.CODES},
     "LUMI_TOO_LONG": lambda p: (
         f"lumi {p['lumi']} of run {p['run']} holds about {p['events']} events, "
         f"more than max_events_per_job = {p['most']}"

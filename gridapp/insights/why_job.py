@@ -14,7 +14,7 @@ from gridapp.insights.answers import Answer
 from gridapp.insights.values import ago, iso, plain
 from gridcore.ids import job_name
 from gridcore.tables import lease
-from prodsys import holds
+from prodsys import holds, lostinputs
 from prodsys.jobs.machine import JobKind, JobState
 from prodsys.states import TaskState
 from prodsys.tables import endpoint
@@ -164,11 +164,23 @@ def _held(case: _Case) -> Told:
     kind = case.row.hold_kind or "operator"
     if case.row.code == holds.PAUSED:
         return _paused(case)
+    if case.row.code in lostinputs.CODES:
+        return _input_lost(case)
     turn = "whoever produces or restores its input" if kind == "input" else "an operator"
     because = [f"held for {kind} {case.since('ended_at')}"]
     if case.row.code:
         because.insert(0, _reason(case))
     return Told(because=because, turn=turn, command="job release")
+
+
+def _input_lost(case: _Case) -> Told:
+    lfn = (case.row.params or {}).get("lfn")
+    after = "it goes on once that is revalidated; else kill it"
+    return Told(
+        because=[_reason(case), after],
+        turn="whoever produces or restores its input",
+        then=f"tierflow file show {lfn}",
+    )
 
 
 def _paused(case: _Case) -> Told:

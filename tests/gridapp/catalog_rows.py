@@ -13,8 +13,11 @@ from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
 from gridapp import session
 from gridapp.installation import Installation
-from gridcore.db import Database
+from gridcore import accounts
+from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys
+from gridcore.identity import Role
+from gridcore.tables import account_role
 
 T = TypeVar("T")
 
@@ -71,7 +74,11 @@ class Shelf:
         text = "SELECT verb FROM audit_log WHERE verb NOT LIKE 'apply%' ORDER BY seq"
         return self.read(lambda conn: list(conn.exec_driver_sql(text).scalars()))
 
-    def take_roles(self) -> None:
-        """Nobody may do anything any more."""
+    def take_roles(self, site: str | None = None) -> None:
+        """Nobody may do anything any more, but for the site's admin."""
         text = "DELETE FROM account_role WHERE acct_role IN ('operator', 'production', 'site_admin')"
         self.do(lambda conn: conn.exec_driver_sql(text))
+        if site is not None:
+            name = self.read(accounts.accounts)[0].principal.name
+            row = {"account": name, "acct_group": site, "acct_role": Role.SITE_ADMIN.value}
+            self.do(insert_rows, account_role, [row])

@@ -10,7 +10,7 @@ from typing import Any
 
 import embedded_grid
 import pytest
-from catalog_rows import DATASET, Shelf
+from catalog_rows import DATASET, SE, Shelf, lfn
 from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
 
@@ -130,3 +130,68 @@ def test_who_may_not_is_told_so(place: Path, shelf: Shelf) -> None:
         assert "may not change this dataset" in run(place, *args, code=4)
     (seen,) = run(place, "block", "list", DATASET)
     assert "may not change this dataset" in run(place, "block", "close", seen["name"], code=4)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_files_are_invalidated_and_revalidated(place: Path, shelf: Shelf) -> None:
+    shelf.register(3)
+    listed = place / "names.txt"
+    listed.write_text(f"{lfn(0)}\n\n{lfn(1)}\n")
+    done = run(place, "file", "invalidate", "--from", listed, "--reason", "bad magnet")
+    assert done == {"files": 2, "changed": 2}
+    shown = run(place, "file", "show", lfn(0))
+    assert (shown["invalid"], shown["adler32"], shown["events"]) == ("INVALID", "00000000", 100)
+    assert shown["history"][0]["detail"] == {"code": "INVALID", "reason": "bad magnet"}
+    assert run(place, "dataset", "show", DATASET)["invalid"] == 2
+    assert run(place, "file", "revalidate", lfn(0), lfn(2)) == {"files": 2, "changed": 1}
+    assert run(place, "file", "show", lfn(0))["invalid"] is None
+    assert client(shelf.database).get(f"/api/v1/files{lfn(1)}").json() == run(place, "file", "show", lfn(1))
+    assert shelf.audited() == ["file invalidate", "file revalidate"]
+
+
+def test_a_copy_that_is_bad_or_lost(place: Path, shelf: Shelf) -> None:
+    shelf.register(2)
+    done = run(place, "file", "bad", lfn(0), "--se", SE, "--reason", "cannot be read")
+    assert done == {"lfn": lfn(0), "se": SE, "changed": True, "good_copies": 0, "invalid": None}
+    (copy,) = run(place, "file", "show", lfn(0))["at"]
+    assert (copy["fault"], copy["good"]) == ("bad", False)
+    done = run(place, "file", "lost", lfn(1), "--se", SE)
+    assert (done["good_copies"], done["invalid"]) == (0, "LOST")
+    assert not run(place, "file", "lost", lfn(1), "--se", SE)["changed"]
+    told = run(place, "file", "show", lfn(1))["history"]
+    assert [(one["change"], one["se"]) for one in told] == [("invalidated", None), ("missing", SE)]
+    assert shelf.audited() == ["file bad", "file missing"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("show", "/store/none"), 3, "no file /store/none"),
+        (("show", "/store/../x"), 3, "no file"),
+        (("invalidate",), 2, "which files?"),
+        (("invalidate", "/store/x" * 1300), 2, "too long"),
+        (("invalidate", lfn(0), "/store/none"), 3, "no file /store/none"),
+        (("invalidate", "/store//x"), 2, "no LFN"),
+        (("bad", lfn(0), "--se", "T1_FR_Beech_Disk"), 1, "no complete copy"),
+        (("bad", lfn(0), "--se", "Nowhere"), 3, "no storage element Nowhere"),
+        (("lost", lfn(9), "--se", SE), 3, "is registered"),
+    ],
+)
+def test_files_that_cannot_be(place: Path, shelf: Shelf, args: tuple[str, ...], code: int, says: str) -> None:
+    shelf.register(1)
+    assert says in run(place, "file", *args, code=code)
+    assert run(place, "file", "show", lfn(0))["invalid"] is None
+    assert run(place, "file", "show", lfn(0))["history"] == []
+    assert shelf.audited() == []
+
+
+def test_a_site_admin_may_say_what_is_bad_there_but_not_what_is_wrong(place: Path, shelf: Shelf) -> None:
+    shelf.register(1)
+    shelf.take_roles("T1_DE_Alder")
+    assert run(place, "file", "bad", lfn(0), "--se", SE)["changed"]
+    assert "may not change this dataset" in run(place, "file", "invalidate", lfn(0), code=4)
+    assert "may not change this dataset" in run(
+        place, "file", "bad", lfn(0), "--se", "T1_FR_Beech_Disk", code=4
+    )

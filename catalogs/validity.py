@@ -1,0 +1,138 @@
+"""Validity: files nobody shall read, because their content is wrong or no good copy is left. Few among many.
+
+Counters go on counting them: they are registered. Whoever cuts work leaves them out, and jobs that list them
+are told once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Integer, bindparam, delete, select, update
+
+from catalogs import histories
+from catalogs.states import InvalidCode
+from catalogs.tables import block, data_file, dir_, invalid_file
+from gridcore.db import bulk, lock_rows
+from gridcore.db.bulk import New, Same
+from gridcore.db.idlists import names_within, within
+from gridcore.errors import NotFound
+from gridcore.ids import check_lfn, split_lfn
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A registered file, and its dataset."""
+
+    id: int
+    dataset_id: int
+
+
+CODES = select(invalid_file.c.file_id, invalid_file.c.code).where(within(invalid_file.c.file_id))
+INVALID_IN = (
+    select(data_file.c.id)
+    .join_from(data_file, invalid_file, invalid_file.c.file_id == data_file.c.id)
+    .where(data_file.c.block_id == bindparam("in_block"))
+)
+BLOCKS_OF = select(data_file.c.id, data_file.c.block_id).where(within(data_file.c.id))
+UNTOLD = (
+    select(invalid_file.c.file_id)
+    .where(invalid_file.c.told_at.is_(None))
+    .order_by(invalid_file.c.file_id)
+    .limit(bindparam("n", type_=Integer))
+)
+TELL = (
+    update(invalid_file)
+    .where(within(invalid_file.c.file_id), invalid_file.c.told_at.is_(None))
+    .values(told_at=bindparam("now"))
+)
+NAMED = (
+    select(data_file.c.id, data_file.c.name, block.c.dataset_id)
+    .join_from(data_file, dir_, dir_.c.id == data_file.c.dir_id)
+    .join(block, block.c.id == data_file.c.block_id)
+    .where(dir_.c.path == bindparam("path"), names_within(data_file.c.name))
+)
+FORGET = delete(invalid_file).where(within(invalid_file.c.file_id))
+
+
+def invalidate(
+    conn: Connection,
+    file_ids: Iterable[int],
+    code: InvalidCode,
+    actor: str,
+    now: datetime,
+    reason: str | None = None,
+) -> int:
+    """Nobody shall read these files any more; how many were not invalid for that before.
+
+    Locks their blocks. Raises NotFound for a key of no file.
+    """
+    ids = _locked(conn, file_ids)
+    known = dict(tuple(row) for row in conn.execute(CODES, {"ids": ids}))
+    new = [one for one in ids if known.get(one) != code]
+    if not new:
+        return 0
+    conn.execute(FORGET, {"ids": [one for one in new if one in known]})
+    columns = {"code": Same(code), "actor": Same(actor), "at": Same(now), "told_at": Same(None)}
+    bulk.write(conn, [New(invalid_file, {"file_id": new, **columns})])
+    detail = {"code": code.value, **({"reason": reason} if reason else {})}
+    histories.tell_files(conn, new, "invalidated", actor, now, detail)
+    return len(new)
+
+
+def revalidate(
+    conn: Connection, file_ids: Iterable[int], actor: str, now: datetime, reason: str | None = None
+) -> int:
+    """These files are well again; how many were invalid. Locks their blocks. Raises NotFound."""
+    ids = _locked(conn, file_ids)
+    known = sorted(row.file_id for row in conn.execute(CODES, {"ids": ids}))
+    if known:
+        conn.execute(FORGET, {"ids": known})
+        detail = {"reason": reason} if reason else None
+        histories.tell_files(conn, known, "revalidated", actor, now, detail)
+    return len(known)
+
+
+def named(conn: Connection, lfns: Iterable[str]) -> dict[str, Named]:
+    """{LFN: file} of these names. Raises NotFound for one that is not registered, UsageError for no LFN."""
+    by_dir: dict[str, set[str]] = defaultdict(set)
+    for lfn in lfns:
+        path, name = split_lfn(check_lfn(lfn))
+        by_dir[path].add(name)
+    found: dict[str, Named] = {}
+    for path, names in sorted(by_dir.items()):
+        rows = conn.execute(NAMED, {"path": path, "names": sorted(names)}).all()
+        found |= {f"{path}/{row.name}": Named(row.id, row.dataset_id) for row in rows}
+        if missing := names - {row.name for row in rows}:
+            raise NotFound(
+                f"no file {path}/{min(missing)} is registered",
+                hint="nothing was changed; see: tierflow dataset find 'file=...'",
+            )
+    return found
+
+
+def _locked(conn: Connection, file_ids: Iterable[int]) -> list[int]:
+    ids = sorted(set(file_ids))
+    found = dict(tuple(row) for row in conn.execute(BLOCKS_OF, {"ids": ids}))
+    if len(found) < len(ids):
+        raise NotFound(f"there is no file with id {min(set(ids) - found.keys())}")
+    lock_rows(conn, block, found.values())
+    return ids
+
+
+def invalid_in(conn: Connection, block_id: int) -> set[int]:
+    """The invalid files of a block."""
+    return set(conn.execute(INVALID_IN, {"in_block": block_id}).scalars())
+
+
+def untold(conn: Connection, n: int) -> list[int]:
+    """Up to `n` invalid files whose jobs have not been told yet."""
+    return list(conn.execute(UNTOLD, {"n": n}).scalars())
+
+
+def told(conn: Connection, file_ids: Collection[int], now: datetime) -> int:
+    """The jobs that list these files have been told; how many had not."""
+    return conn.execute(TELL, {"ids": sorted(file_ids), "now": now}).rowcount
