@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from gridapp.api import routes
 from gridapp.api.guard import LOOPBACK, Guard
-from gridapp.web import pages
+from gridapp.web import data_pages, pages
 from gridcore.db import Database
 from gridcore.errors import GridError
 from gridcore.settings import Settings
@@ -40,6 +40,7 @@ def create_app(installation: Served, hosts: Collection[str] | None = None) -> Fa
     app.include_router(routes.v1)
     app.include_router(routes.health)
     app.include_router(pages.router)
+    app.include_router(data_pages.router)
     app.add_middleware(Guard, hosts=hosts or names_of(installation.settings.api.host))
     app.exception_handler(GridError)(_grid_error)
     app.exception_handler(RequestValidationError)(_invalid)

@@ -21,6 +21,13 @@ def datasets(conn: Connection, pattern: str = "*", limit: int = LIMIT) -> list[d
 
 def dataset(conn: Connection, name: str) -> dict[str, Any]:
     """One dataset with its blocks, who holds them and who subscribed. Raises NotFound with near names."""
+    found = facts(conn, name)
+    wanted = deliveries.subscriptions_of(conn, found["id"])
+    return {**found, "subscriptions": wanted, "block_list": blocks.blocks(conn, name)}
+
+
+def facts(conn: Connection, name: str) -> dict[str, Any]:
+    """One dataset: what is said of it, and who holds it. Raises NotFound with near names."""
     view = discovery.dataset_show(conn, naming.dataset(conn, name).name)
     one = view.dataset
     return {
@@ -31,8 +38,6 @@ def dataset(conn: Connection, name: str) -> dict[str, Any]:
             for held in view.holdings
         ],
         "moving": [record(held, "se", "site", "state", "blocks", "files", "bytes") for held in view.moving],
-        "subscriptions": deliveries.subscriptions_of(conn, one.id),
-        "block_list": blocks.blocks(conn, name),
     }
 
 

@@ -61,7 +61,7 @@ def _bar(label: str, pieces: Sequence[str]) -> str:
 def topology(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]]) -> str:
     """Sites by tier from top to bottom and the links between their storage elements, coloured by state."""
     tiers: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for site in _untangled(sites, links):
+    for site in untangled(sites, links):
         tiers[site["tier"]].append(site)
     width = max([WIDTH, *(len(row) * (NODE_W + 22) for row in tiers.values())])
     places = _places(tiers, width)
@@ -77,7 +77,7 @@ def topology(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, An
     )
 
 
-def _untangled(
+def untangled(
     sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """The sites by tier, each below those it is linked to, so that few lines cross."""

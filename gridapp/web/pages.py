@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from fastapi.responses import Response
 
 from gridapp.api.policy import anyone, reader
 from gridapp.api.routes import ask, explain
 from gridapp.insights.overview import overview
-from gridapp.insights.values import span
 from gridapp.insights.views import views
-from gridapp.web import charts
+from gridapp.web.rendering import fragment_or_page, is_fragment, page
 from gridcore.errors import GridError, NotFound
 
 HERE = Path(__file__).parent
 #: Addresses whose errors are shown as a page.
-PREFIXES = ("/live", "/why/")
+PREFIXES = ("/live", "/why/", "/data")
 MEDIA = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -48,21 +44,21 @@ FILES = _static()
 @router.get("/", dependencies=[reader])
 def home(request: Request) -> Response:
     """The page."""
-    return _page("page.html", **_live(request), **_groups(request))
+    return page("page.html", **_live(request), **_groups(request))
 
 
 @router.get("/live", dependencies=[reader])
 def live(request: Request, part: str | None = None) -> Response:
     """What the page refreshes; the part `groups`, which takes longer, less often."""
     if part == "groups":
-        return _page("groups.html", **_groups(request))
-    return _page("live.html", **_live(request))
+        return page("groups.html", **_groups(request))
+    return page("live.html", **_live(request))
 
 
 @router.get("/why/{what:path}", dependencies=[reader])
 def show_why(request: Request, what: str) -> Response:
     """Why something is where it is: a fragment for the page, or a page of its own."""
-    return _page(_template(request, "why"), answer=explain(request, what))
+    return page(fragment_or_page(request, "why"), answer=explain(request, what))
 
 
 @router.get("/static/{name}", dependencies=[anyone])
@@ -76,21 +72,8 @@ def static(name: str) -> Response:
 
 def error_page(request: Request, error: GridError) -> Response:
     """An error where a page or a fragment was asked for. htmx shows a fragment only with status 200."""
-    status = 200 if _is_fragment(request) else error.http_status
-    return _page(_template(request, "error"), status, error=error.message, hint=error.hint)
-
-
-def _is_fragment(request: Request) -> bool:
-    return request.headers.get("hx-request") == "true"
-
-
-def _template(request: Request, name: str) -> str:
-    return f"{name}.html" if _is_fragment(request) else f"{name}_page.html"
-
-
-def _page(template: str, status: int = 200, **values: Any) -> Response:
-    text = _ENVIRONMENT.get_template(template).render(**values)
-    return HTMLResponse(text, status_code=status, headers={"vary": "hx-request"})
+    status = 200 if is_fragment(request) else error.http_status
+    return page(fragment_or_page(request, "error"), status, error=error.message, hint=error.hint)
 
 
 def _live(request: Request) -> dict[str, Any]:
@@ -112,57 +95,3 @@ def link_rows(seen: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [{**one, "files": by_link.get((one["src"], one["dst"]), {})} for one in seen["links"]]
     rows.sort(key=lambda one: (one["state"] == "OPEN", not one["files"], -one["files_bad"], -one["files_ok"]))
     return rows[:LINKS_SHOWN]
-
-
-# --- how values are written --------------------------------------------------------------------------
-
-
-def size(n: float) -> str:
-    """`12.3 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} PB"
-
-
-def number(n: float | None) -> str:
-    """`12,345`, or `n/a`."""
-    return "n/a" if n is None else f"{n:,}"
-
-
-def clock(iso: str | None) -> str:
-    """`12:21:05` of an ISO time."""
-    return iso[11:19] if iso else "n/a"
-
-
-def moment(iso: str | None) -> str:
-    """`2026-03-01 12:21:05 UTC` of an ISO time."""
-    return f"{iso[:10]} {iso[11:19]} UTC" if iso else "n/a"
-
-
-def address(text: str) -> str:
-    """A name as part of an address."""
-    return quote(text, safe="/:@")
-
-
-def _made() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for one in (size, number, clock, moment, address, span, charts.words):
-        made.filters[one.__name__] = one
-    made.globals |= {
-        "stacked_bar": lambda *args: Markup(charts.stacked_bar(*args)),
-        "progress_bar": lambda *args: Markup(charts.progress_bar(*args)),
-        "topology": lambda *args: Markup(charts.topology(*args)),
-        "JOB_STATES": charts.JOB_STATES,
-    }
-    return made
-
-
-_ENVIRONMENT = _made()

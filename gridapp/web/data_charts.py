@@ -1,0 +1,148 @@
+"""Charts of the data half as SVG text: pure functions of what insights answer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gridapp.web.charts import untangled, words
+
+#: Kinds of bytes in the order a bar shows them, with their classes.
+SPACE = (("complete", "u-complete"), ("arriving", "u-arriving"), ("leaving", "u-leaving"))
+NODE_W, NODE_H, GAP_X, GAP_Y, ROW_MAX = 118, 46, 18, 64, 8
+#: Links whose rates are written beside them: more would hide each other.
+LABELLED = 40
+#: From how much percent good a link is of which grade, best first.
+GRADES = ((99.0, "good"), (90.0, "fair"), (50.0, "poor"), (0.0, "bad"))
+
+
+def grade(percent: float) -> str:
+    """How good a link of so much success is: good, fair, poor or bad."""
+    return next(word for least, word in GRADES if percent >= least)
+
+
+def space_bar(one: Mapping[str, Any], told: str) -> str:
+    """What fills a storage element of what it may hold, or of what it holds without a limit.
+
+    `told` is its text for those who do not see it. Copies that only pass are hatched within the rest.
+    """
+    whole = max(one["space_bytes"] or 0, one["used"], 1)
+    pieces, left = [], 0.0
+    for name, kind in SPACE:
+        width = 100 * one[name] / whole
+        if width:
+            tip = f"<title>{name}</title>"
+            pieces.append(f'<rect class="{kind}" x="{left:.3f}" width="{width:.3f}" height="8">{tip}</rect>')
+        left += width
+    passing = 100 * min(one["transit"], one["complete"] + one["arriving"]) / whole
+    if passing:
+        end = 100 * (one["complete"] + one["arriving"]) / whole
+        tip = "<title>in transit</title>"
+        pieces.append(
+            f'<rect class="u-transit" x="{end - passing:.3f}" width="{passing:.3f}" y="5.5" height="2.5">'
+            f"{tip}</rect>"
+        )
+    kind = "bar over" if one["free"] is not None and one["free"] < 0 else "bar"
+    return (
+        f'<svg class="{kind}" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(told)}"><rect class="s-none" width="100" height="8"/>{"".join(pieces)}</svg>'
+    )
+
+
+# --- the links as a picture --------------------------------------------------------------------------
+
+Place = tuple[float, float]
+
+
+def fabric(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]]) -> str:
+    """Sites by tier, T0 at the top, and the ways between them: one line for all links of a pair of sites.
+
+    Its colour and dashes are the worst state among them, its width what goes over it now, its label the rate.
+    """
+    places, size = _places(untangled(sites, links))
+    home = {se["name"]: site["name"] for site in sites for se in site["storage"]}
+    pairs = _pairs(links, home)
+    labelled = len(pairs) <= LABELLED
+    lines = [_line(found, places[a], places[b], labelled) for (a, b), found in sorted(pairs.items())]
+    nodes = [_node(site, places[site["name"]]) for site in sites]
+    bad = sum(one["state"] != "OPEN" for one in links)
+    told = f"{len(sites)} sites, {len(links)} links, {bad} of them not open; the table below lists them"
+    return (
+        f'<svg class="fabric" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" aria-label="{told}">'
+        f"{''.join(lines)}{''.join(nodes)}</svg>"
+    )
+
+
+def _places(sites: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Place], Place]:
+    """The centre of each site's node by its name, and the size of the picture; a tier of many takes rows."""
+    tiers: dict[int, list[str]] = defaultdict(list)
+    for site in sites:
+        tiers[site["tier"]].append(site["name"])
+    rows = [part for tier in sorted(tiers) for part in _rows(tiers[tier])]
+    width = max((len(row) for row in rows), default=1) * (NODE_W + GAP_X)
+    places: dict[str, Place] = {}
+    for level, row in enumerate(rows):
+        step = width / len(row)
+        # Every second node stands a little lower, so that lines between neighbours are seen.
+        for n, name in enumerate(row):
+            places[name] = (step * (n + 0.5), 30.0 + level * (NODE_H + GAP_Y) + (n % 2) * 14)
+    return places, (float(width), max(1.0, len(rows)) * (NODE_H + GAP_Y) - GAP_Y + 34)
+
+
+def _rows(names: Sequence[str]) -> list[Sequence[str]]:
+    """As few rows as hold them, of nearly the same length."""
+    count = -(-len(names) // ROW_MAX)
+    length = -(-len(names) // count)
+    return [names[start : start + length] for start in range(0, len(names), length)]
+
+
+def _pairs(
+    links: Sequence[Mapping[str, Any]], home: Mapping[str, str]
+) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Links by the two sites they join, whichever way; those within a site are left out."""
+    pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for one in links:
+        ends = sorted((home.get(one["src"], ""), home.get(one["dst"], "")))
+        if ends[0] and ends[0] != ends[1]:
+            pairs[ends[0], ends[1]].append(one)
+    return pairs
+
+
+#: The worst first.
+_WORST = ("PARKED", "DISABLED", "PROBING", "OPEN")
+
+
+def _line(links: Sequence[Mapping[str, Any]], start: Place, end: Place, labelled: bool) -> str:
+    state = min((one["state"] for one in links), key=lambda one: _WORST.index(one) if one in _WORST else 0)
+    active = sum(one["active"] for one in links)
+    rate = sum((one["rate_mb_s"] or 0.0) * max(one["active"], 1) for one in links)
+    told = "; ".join(map(_told, links))
+    kind = f"link l-{state.lower()}" + (" busy" if active else "")
+    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    label = ""
+    if labelled and rate:
+        label = f'<text class="rate" x="{x:.1f}" y="{y - 3:.1f}">{rate:.3g} MB/s</text>'
+    return (
+        f'<g class="{kind}"><title>{escape(told)}</title>'
+        f'<path d="M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}"/>{label}</g>'
+    )
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    rate = "no rate yet" if one["rate_mb_s"] is None else f"{one['rate_mb_s']:g} MB/s a stream"
+    return f"{one['src']} to {one['dst']}: {words(one['state'])}, {rate}, {one['queued']} queued"
+
+
+def _node(site: Mapping[str, Any], place: Place) -> str:
+    x, y = place
+    stores = len(site["storage"])
+    below = f"{stores} storage element{'' if stores == 1 else 's'}" if stores else "no storage"
+    off = site["state"] != "ENABLED" or any(one["state"] != "ENABLED" for one in site["storage"])
+    return (
+        f'<g class="{"node off" if off else "node"}"><title>{escape(site["name"])}: {below}</title>'
+        f'<rect x="{x - NODE_W / 2:.1f}" y="{y - NODE_H / 2:.1f}" width="{NODE_W}" height="{NODE_H}" rx="9"/>'
+        f'<text x="{x:.1f}" y="{y - 3:.1f}">{escape(site["name"])}</text>'
+        f'<text class="small" x="{x:.1f}" y="{y + 13:.1f}">{below}</text></g>'
+    )
