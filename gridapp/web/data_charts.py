@@ -51,6 +51,17 @@ def space_bar(one: Mapping[str, Any], told: str) -> str:
     )
 
 
+def used_bar(percent: float, told: str) -> str:
+    """How much of a limit is used, framed where it is all of it or more."""
+    part = min(100.0, max(0.0, percent))
+    kind = "bar over" if percent >= 100 else "bar"
+    return (
+        f'<svg class="{kind}" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(told)}: {percent:g} % used"><rect class="s-none" width="100" height="8"/>'
+        f'<rect class="u-complete" width="{part:.3f}" height="8"/></svg>'
+    )
+
+
 # --- the links as a picture --------------------------------------------------------------------------
 
 Place = tuple[float, float]

@@ -103,6 +103,7 @@ def _made() -> Environment:
         "progress_bar": lambda *args: Markup(charts.progress_bar(*args)),
         "topology": lambda *args: Markup(charts.topology(*args)),
         "space_bar": lambda *args: Markup(data_charts.space_bar(*args)),
+        "used_bar": lambda *args: Markup(data_charts.used_bar(*args)),
         "fabric": lambda *args: Markup(data_charts.fabric(*args)),
         "grade": data_charts.grade,
         "linked": linked,

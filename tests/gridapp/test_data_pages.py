@@ -375,6 +375,16 @@ def test_a_bar_of_space_never_overflows(
         assert left + width <= 100.01
 
 
+@pytest.mark.parametrize(
+    ("percent", "width", "kind"),
+    [(0, 0, "bar"), (40.5, 40.5, "bar"), (100, 100, "bar over"), (130, 100, "bar over")],
+)
+def test_a_limit_reached_is_framed(percent: float, width: float, kind: str) -> None:
+    bar = ElementTree.fromstring(data_charts.used_bar(percent, "a<b"))
+    assert (bar.attrib["class"], float(bar[1].attrib["width"])) == (kind, width)
+    assert bar.attrib["aria-label"] == f"a<b: {percent:g} % used"
+
+
 def site(name: str, *states: str) -> dict[str, Any]:
     storage = [{"name": f"{name}_{n}", "state": state} for n, state in enumerate(states)]
     return {"name": name, "tier": int(name[1]), "state": "ENABLED", "storage": storage, "endpoints": []}
