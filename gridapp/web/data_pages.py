@@ -21,6 +21,9 @@ from gridcore.selectors import LENGTH_MAX
 
 #: Rows of a page; links listed, trouble and traffic first.
 PAGE, LINKS_SHOWN = 50, 300
+#: After how many seconds a page is refreshed: what changes slowly less often.
+OFTEN_S = 5
+REFRESHED = {"datasets": 60, "dataset": 20, "deletions": 20, "sites": 10}
 #: What the search shows before anything was asked.
 ALL = "dataset=*"
 
@@ -35,7 +38,8 @@ def _shown(request: Request, name: str, title: str, status: int = 200, **values:
     query = f"?{request.url.query}" if request.url.query else ""
     if is_fragment(request):
         return page(f"{name}.html", **values)
-    frame = {"part": f"{name}.html", "title": title, "at_url": f"{request.url.path}{query}"}
+    frame: dict[str, Any] = {"part": f"{name}.html", "title": title, "at_url": f"{request.url.path}{query}"}
+    frame["every_s"] = REFRESHED.get(name, OFTEN_S)
     return page("data_page.html", status, here=request.url.path, **frame, **values)
 
 

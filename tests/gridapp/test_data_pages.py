@@ -127,7 +127,7 @@ def test_the_quality_of_links_is_text_as_well_as_colour(
 ) -> None:
     monkeypatch.setattr(data_pages, "dbnow", lambda conn: START + timedelta(hours=1))
     page = client.get("/data/transfers").text
-    assert re.search(r'<td class="q-fair"><b>95</b><span>101</span></td>', page)
+    assert re.search(r'<td class="q-fair"><b><a [^>]*>95</a></b><span>101</span></td>', page)
     assert re.search(r"dest full \S+ → \S+ destination 7 2026-03-01", text_of(page))
     monkeypatch.setattr(data_pages, "dbnow", lambda conn: START + timedelta(days=3))
     assert "Nothing was copied." in client.get("/data/transfers").text
@@ -165,7 +165,10 @@ def test_long_lists_come_page_by_page(client: TestClient, monkeypatch: pytest.Mo
 
 def test_blocks_and_datasets_have_next_pages(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_pages, "PAGE", 1)
-    for address, row in ((ONE, 'scope="row">/MinBias[^<]*#'), ("/data/datasets", "/data/dataset\\?name=")):
+    for address, row in (
+        (ONE, 'scope="row"><a[^>]*>/MinBias[^<]*#'),
+        ("/data/datasets", "/data/dataset\\?name="),
+    ):
         names: list[str] = []
         at = address
         while at and len(names) < 50:
