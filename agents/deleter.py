@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Agent, Context, Counts, own_lease
 from agents.runtime.schedule import Duty
 from catalogs import sites, wishes
-from catalogs.sites import Link, StorageElement
+from catalogs.sites import StorageElement
 from catalogs.states import WishKind
 from catalogs.wishes import Wish
 from datamgmt import deletion, pacing, removal
@@ -21,6 +21,7 @@ from datamgmt.pacing import Pace, PacePolicy
 from datamgmt.reasons import Reason
 from datamgmt.removal import Doomed
 from datamgmt.tools.base import TransferTool
+from datamgmt.tools.reaching import reaching
 from gridcore import log, metrics
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
@@ -113,7 +114,7 @@ class Deleter(Agent):
         with self.context.database.snapshot() as conn:
             elements, links, now = sites.storage_elements(conn), sites.links(conn), dbnow(conn)
         return {
-            one.id: _Storage(one, _tool(one, links, self._tools), self._pace(one, now), self._policy, now)
+            one.id: _Storage(one, reaching(one, links, self._tools), self._pace(one, now), self._policy, now)
             for one in elements
         }
 
@@ -307,12 +308,3 @@ class _Storage:
         if self._tool is None or self.element.root is None:
             return 0
         return sum(map(self._tool.delete, list(self._tool.abandoned(self.element.root, older_than_s))))
-
-
-def _tool(
-    element: StorageElement, links: Sequence[Link], tools: Mapping[str, TransferTool]
-) -> TransferTool | None:
-    """The tool named after the SE's protocol, else one its links use, else the only one there is."""
-    by_links = [link.tool for link in links if element.id in (link.src_se_id, link.dst_se_id)]
-    only = list(tools) if len(tools) == 1 else []
-    return next((tools[name] for name in [element.protocol, *by_links, *only] if name in tools), None)

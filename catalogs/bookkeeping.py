@@ -15,11 +15,11 @@ from catalogs.states import Access, BlockState, DatasetState
 from catalogs.tables import IS_OPEN, block, block_history, data_file, dataset, dir_, file_run
 from gridcore.db import bulk, lock_rows, outbox
 from gridcore.db.bulk import Change, New, Same
-from gridcore.db.idlists import within
+from gridcore.db.idlists import names_within, within
 from gridcore.db.statements import insert_new, select_in
 from gridcore.db.types import UtcTime
 from gridcore.errors import NotFound, UsageError
-from gridcore.ids import check_dataset, split_lfn
+from gridcore.ids import check_dataset, check_lfn, split_lfn
 
 # --- values ------------------------------------------------------------------------------------------
 
@@ -90,6 +90,14 @@ class FileRow:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A registered file, and its dataset."""
+
+    id: int
+    dataset_id: int
+
+
 #: Columns of a dataset that are fields of its value.
 _PLAIN = (
     *("id", "name", "state", "files", "bytes", "events", "created_at"),
@@ -149,6 +157,12 @@ SETTLE = update(dataset).where(dataset.c.id == bindparam("dataset_id")).values(u
 _FILES = select(data_file, dir_.c.path).join_from(data_file, dir_, dir_.c.id == data_file.c.dir_id)
 FILES_OF_BLOCK = _FILES.where(data_file.c.block_id == bindparam("block_id")).order_by(data_file.c.id)
 FILE_NAMED = _FILES.where(dir_.c.path == bindparam("path"), data_file.c.name == bindparam("name"))
+FILES_NAMED = (
+    select(data_file.c.id, data_file.c.name, block.c.dataset_id)
+    .join_from(data_file, dir_, dir_.c.id == data_file.c.dir_id)
+    .join(block, block.c.id == data_file.c.block_id)
+    .where(dir_.c.path == bindparam("path"), names_within(data_file.c.name))
+)
 RUNS = (
     select(file_run)
     .where(file_run.c.file_id.in_(bindparam("ids", expanding=True)))
@@ -343,6 +357,19 @@ def file_by_lfn(conn: Connection, lfn: str) -> FileRow | None:
     path, name = split_lfn(lfn)
     row = conn.execute(FILE_NAMED, {"path": path, "name": name}).one_or_none()
     return _file_row(row) if row else None
+
+
+def files_named(conn: Connection, lfns: Iterable[str]) -> dict[str, Named]:
+    """{LFN: file} of those that are registered. Raises UsageError for what is no LFN."""
+    by_dir: dict[str, set[str]] = defaultdict(set)
+    for lfn in lfns:
+        path, name = split_lfn(check_lfn(lfn))
+        by_dir[path].add(name)
+    found: dict[str, Named] = {}
+    for path, names in sorted(by_dir.items()):
+        rows = conn.execute(FILES_NAMED, {"path": path, "names": sorted(names)})
+        found |= {f"{path}/{row.name}": Named(row.id, row.dataset_id) for row in rows}
+    return found
 
 
 def runs_of(conn: Connection, file_ids: Iterable[int]) -> dict[int, dict[int, list[tuple[int, int]]]]:

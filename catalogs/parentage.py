@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from catalogs.tables import block, data_file, dataset, dataset_parent
 from gridcore.db import bulk
 from gridcore.db.bulk import New, Same
-from gridcore.db.idlists import within
+from gridcore.db.idlists import names_within, within
 from gridcore.errors import Conflict, NotFound
 
 #: Generations that are looked through for a circle; a chain of processing has a handful.
@@ -24,6 +24,14 @@ FILES_IN = (
 FOUND = select(data_file.c.id).where(within(data_file.c.id))
 PARENTS = select(dataset_parent.c.parent_id).where(within(dataset_parent.c.dataset_id)).distinct()
 CHILDREN = select(dataset_parent.c.dataset_id).where(within(dataset_parent.c.parent_id)).distinct()
+_CHILD = dataset.alias("child")
+PARENTS_NAMED = (
+    select(dataset.c.name)
+    .join_from(_CHILD, dataset_parent, dataset_parent.c.dataset_id == _CHILD.c.id)
+    .join(dataset, dataset.c.id == dataset_parent.c.parent_id)
+    .where(names_within(_CHILD.c.name))
+    .distinct()
+)
 NAMES = select(dataset.c.id, dataset.c.name).where(within(dataset.c.id))
 PARENTS_OF = select(dataset_parent.c.parent_id).where(dataset_parent.c.dataset_id == bindparam("of_dataset"))
 
@@ -64,6 +72,11 @@ def add(conn: Connection, dataset_id: int, parents: Collection[int]) -> None:
             hint="name the files it was really made from as parents",
         )
     bulk.write(conn, [New(dataset_parent, {"dataset_id": Same(dataset_id), "parent_id": missing})])
+
+
+def parents_named(conn: Connection, names: Iterable[str]) -> set[str]:
+    """What the datasets of these names were made from."""
+    return set(conn.execute(PARENTS_NAMED, {"names": sorted(names)}).scalars())
 
 
 def ancestors(conn: Connection, ids: Iterable[int]) -> set[int]:

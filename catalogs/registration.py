@@ -119,47 +119,50 @@ def _ids(
 ) -> Mapping[int, int]:
     """{place: id}. All are taken for new, as they nearly always are; where one is not, all are looked up."""
     closed = target.state is DatasetState.CLOSED
-    known = _known(conn, target, batch) if closed else {}
+    found = known(conn, target.name, batch) if closed else {}
     for _ in range(LOOKS):
-        places = [place for place in range(len(batch)) if place not in known]
+        places = [place for place in range(len(batch)) if place not in found]
         if not places:
-            return known
+            return found
         if closed:
             raise Conflict(
                 f"dataset {target.name} is closed and gets no further file", hint="reopen it first"
             )
         try:
             with conn.begin_nested():
-                ids = _enter(conn, reserved, target, se_id, batch.at(places) if known else batch, now)
-            return known | dict(zip(places, ids, strict=True))
+                ids = _enter(conn, reserved, target, se_id, batch.at(places) if found else batch, now)
+            return found | dict(zip(places, ids, strict=True))
         except IntegrityError:  # some are there, or come just now by another hand
-            before, known = known, _known(conn, target, batch)
-            if known.keys() == before.keys():
+            before, found = found, known(conn, target.name, batch)
+            if found.keys() == before.keys():
                 raise
     raise Busy(f"others keep registering files that are given for {target.name}")
 
 
-def _known(conn: Connection, target: DatasetRow, batch: FileBatch) -> dict[int, int]:
-    """{place: id} of those registered before. Raises Conflict."""
+def known(conn: Connection, dataset_name: str, batch: FileBatch, *, by_size: bool = False) -> dict[int, int]:
+    """{place: id} of those registered before; `by_size` where their checksums are not known yet.
+
+    Raises Conflict for an LFN that is taken by other content or another dataset.
+    """
     by_dir: dict[int, dict[str, int]] = defaultdict(dict)
     for place, (number, name) in enumerate(zip(batch.dir_of, batch.names, strict=True)):
         by_dir[number][name] = place
     dirs = dict(tuple(row) for row in conn.execute(DIRS, {"names": batch.dirs}))
-    known = {}
+    ids = {}
     for number, places in by_dir.items():
         if batch.dirs[number] not in dirs:
             continue
         for row in conn.execute(IN_DIR, {"in_dir": dirs[batch.dirs[number]], "names": list(places)}):
-            _same(target, batch, places[row.name], row)
-            known[places[row.name]] = row.id
-    return known
+            _same(dataset_name, batch, places[row.name], row, by_size)
+            ids[places[row.name]] = row.id
+    return ids
 
 
-def _same(target: DatasetRow, batch: FileBatch, place: int, row: Any) -> None:
+def _same(dataset_name: str, batch: FileBatch, place: int, row: Any, by_size: bool) -> None:
     """Raises Conflict unless the file of that name is the one given."""
-    if row.owner != target.name:
-        raise Conflict(f"{batch.lfn(place)} is already a file of dataset {row.owner}, not of {target.name}")
-    size, checksum = batch.bytes[place], batch.adler32[place]
+    if row.owner != dataset_name:
+        raise Conflict(f"{batch.lfn(place)} is already a file of dataset {row.owner}, not of {dataset_name}")
+    size, checksum = batch.bytes[place], row.adler32 if by_size else batch.adler32[place]
     if (row.bytes, row.adler32) != (size, checksum):
         raise Conflict(
             f"{batch.lfn(place)} is already registered with {row.bytes} bytes and adler32 {row.adler32:08x}, "

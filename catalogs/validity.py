@@ -6,30 +6,18 @@ are told once.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, Integer, bindparam, delete, select, update
 
 from catalogs import histories
 from catalogs.states import InvalidCode
-from catalogs.tables import block, data_file, dir_, invalid_file
+from catalogs.tables import block, data_file, invalid_file
 from gridcore.db import bulk, lock_rows
 from gridcore.db.bulk import New, Same
-from gridcore.db.idlists import names_within, within
+from gridcore.db.idlists import within
 from gridcore.errors import NotFound
-from gridcore.ids import check_lfn, split_lfn
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A registered file, and its dataset."""
-
-    id: int
-    dataset_id: int
-
 
 CODES = select(invalid_file.c.file_id, invalid_file.c.code).where(within(invalid_file.c.file_id))
 INVALID_IN = (
@@ -48,12 +36,6 @@ TELL = (
     update(invalid_file)
     .where(within(invalid_file.c.file_id), invalid_file.c.told_at.is_(None))
     .values(told_at=bindparam("now"))
-)
-NAMED = (
-    select(data_file.c.id, data_file.c.name, block.c.dataset_id)
-    .join_from(data_file, dir_, dir_.c.id == data_file.c.dir_id)
-    .join(block, block.c.id == data_file.c.block_id)
-    .where(dir_.c.path == bindparam("path"), names_within(data_file.c.name))
 )
 FORGET = delete(invalid_file).where(within(invalid_file.c.file_id))
 
@@ -94,24 +76,6 @@ def revalidate(
         detail = {"reason": reason} if reason else None
         histories.tell_files(conn, known, "revalidated", actor, now, detail)
     return len(known)
-
-
-def named(conn: Connection, lfns: Iterable[str]) -> dict[str, Named]:
-    """{LFN: file} of these names. Raises NotFound for one that is not registered, UsageError for no LFN."""
-    by_dir: dict[str, set[str]] = defaultdict(set)
-    for lfn in lfns:
-        path, name = split_lfn(check_lfn(lfn))
-        by_dir[path].add(name)
-    found: dict[str, Named] = {}
-    for path, names in sorted(by_dir.items()):
-        rows = conn.execute(NAMED, {"path": path, "names": sorted(names)}).all()
-        found |= {f"{path}/{row.name}": Named(row.id, row.dataset_id) for row in rows}
-        if missing := names - {row.name for row in rows}:
-            raise NotFound(
-                f"no file {path}/{min(missing)} is registered",
-                hint="nothing was changed; see: tierflow dataset find 'file=...'",
-            )
-    return found
 
 
 def _locked(conn: Connection, file_ids: Iterable[int]) -> list[int]:

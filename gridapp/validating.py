@@ -9,15 +9,15 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from catalogs import bookkeeping, exceptions, histories, location, validity
+from catalogs.bookkeeping import Named
 from catalogs.exceptions import FileFault
 from catalogs.location import FileAt
 from catalogs.sites import StorageElement
 from catalogs.states import InvalidCode
-from catalogs.validity import Named
 from gridapp import naming
 from gridapp.keeping import detail_of, reason_of
 from gridcore import audit, identity
-from gridcore.errors import Conflict, UsageError
+from gridcore.errors import Conflict, NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 
 #: Names of one call, which is one transaction.
@@ -65,7 +65,9 @@ def _mine(context: Context, lfns: Sequence[str], actor: Principal) -> Mapping[st
     if not 0 < len(lfns) <= NAMES_MAX:
         raise UsageError(f"{len(lfns)} names are given", hint=f"1 to {NAMES_MAX} in one call")
     with context.database.snapshot() as conn:
-        found = validity.named(conn, lfns)
+        found = bookkeeping.files_named(conn, lfns)
+        if missing := next((lfn for lfn in lfns if lfn not in found), None):
+            raise NotFound(f"no file {missing} is registered", hint="nothing was changed")
         owners = {one.dataset_id for one in found.values()}
         groups = {bookkeeping.dataset_by_id(conn, dataset_id).group for dataset_id in owners}
     for group in sorted(group or "" for group in groups):

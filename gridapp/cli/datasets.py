@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from gridapp.cli import finding
+from gridapp.cli import finding, output
 from gridapp.cli.verbs import Noun, Place, Record, limit_option, shown
-from gridcore.errors import UsageError
+from gridcore.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from gridapp.importing import Source
+    from gridapp.installation import Installation
+
+#: Seconds between lines of progress.
+TELL_S = 5.0
 
 reason_option = click.option("--reason", help="Why, for the history.")
 
@@ -130,3 +141,63 @@ def dataset_reopen(place: Place, name: str, reason: str | None) -> Record:
 
     with place.acting() as (_, context, actor):
         return keeping.reopen_dataset(context, name, actor, reason)
+
+
+@dataset.command("import")
+@click.argument("source", metavar="LIST|DIRECTORY")
+@click.option("--se", required=True, help="The storage element where the files lie.")
+@click.option("--dataset", "name", help="The dataset of files whose line names none; made if there is none.")
+@click.option("--dry-run", is_flag=True, help="Only read and check everything.")
+@shown()
+@click.pass_obj
+def dataset_import(place: Place, source: str, se: str, name: str | None, dry_run: bool) -> Record:
+    """Register files that lie on storage already: of a list, or all below a DIRECTORY of the storage element.
+
+    A list is CSV, its first line naming the columns, or one JSON object a line: lfn, bytes, adler32 (or
+    checksum, adler32:...), and where known events, runs (7:1-9, or {"7": [[1, 9]]}), parents and dataset. A
+    DIRECTORY is an LFN or a PFN; its files are read for their checksums. All of it is checked before anything
+    is written; the same import again goes on where it was cut off.
+    """
+    from gridapp import importing
+
+    tell = Paced()
+    with place.acting() as (installation, context, actor):
+        files = _source(installation, source, se)
+        wanted = importing.Import(source=files, se=se, dataset=name, actor=actor, dry_run=dry_run)
+        done = importing.run(context, wanted, tell)
+    if done["left_out"]:
+        output.say(f"{done['left_out']} files left out that are being written or gone: import again later")
+    if dry_run:
+        output.say("nothing was written")
+    return done
+
+
+def _source(installation: Installation, source: str, se: str) -> Source:
+    from catalogs import sites
+    from datamgmt.tools.reaching import reaching
+    from gridapp import naming, wiring
+    from gridapp.importing import Listed
+    from gridapp.walking import Walked
+
+    if Path(source).is_file():
+        return Listed(Path(source))
+    with installation.database.snapshot() as conn:
+        element, links = naming.element(conn, se), sites.links(conn)
+    if not source.startswith("/") and ":" not in source:
+        raise UsageError(f"there is no file {source}", hint="name a list, or a directory such as /store/data")
+    tool = reaching(element, links, wiring.tools(installation))
+    if tool is None:
+        raise Unavailable(f"no transfer tool reaches {se}", hint="give one of its links a tool")
+    return Walked(tool, element, source)
+
+
+class Paced:
+    """What is told while something takes long: a line on stderr now and then."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, told: str) -> None:
+        if time.monotonic() - self._last >= TELL_S:
+            self._last = time.monotonic()
+            output.say(told)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from catalog_grid import NOW, Grid, at_once, new_file, plans
 
-from catalogs import histories, location, validity
+from catalogs import bookkeeping, histories, location, validity
+from catalogs.bookkeeping import Named
 from catalogs.states import InvalidCode
-from catalogs.validity import Named
 from gridcore.errors import NotFound, UsageError
 
 INVALID, LOST = InvalidCode.INVALID, InvalidCode.LOST
@@ -37,12 +37,11 @@ def test_what_does_not_exist_changes_nothing(grid: Grid) -> None:
     ids = grid.register(new_file(0))
     with pytest.raises(NotFound, match="no file with id 4711"):
         grid.do(validity.invalidate, [*ids, 4711], INVALID, "ann", NOW)
-    with pytest.raises(NotFound, match="no file /store/data/x is registered"):
-        grid.read(validity.named, [new_file(0).lfn, "/store/data/x"])
     for name in ("/store/../x", "/store//x", "/store/x\n", "/store/" + "x" * 10_000):
         with pytest.raises(UsageError):
-            grid.read(validity.named, [name])
-    assert grid.read(validity.named, [new_file(0).lfn]) == {new_file(0).lfn: Named(ids[0], grid.dataset_id)}
+            grid.read(bookkeeping.files_named, [name])
+    names = [new_file(0).lfn, "/store/data/x"]
+    assert grid.read(bookkeeping.files_named, names) == {new_file(0).lfn: Named(ids[0], grid.dataset_id)}
     assert grid.read(validity.untold, 10) == []
 
 

@@ -195,3 +195,42 @@ def test_a_site_admin_may_say_what_is_bad_there_but_not_what_is_wrong(place: Pat
     assert "may not change this dataset" in run(
         place, "file", "bad", lfn(0), "--se", "T1_FR_Beech_Disk", code=4
     )
+
+
+# --- imports -----------------------------------------------------------------------------------------------
+
+
+def test_a_list_and_a_directory_are_imported(place: Path, shelf: Shelf) -> None:
+    listed = place / "list.csv"
+    listed.write_text("lfn,bytes,adler32\n" + "".join(f"{lfn(n)},10,{n:08x}\n" for n in range(3)))
+    args = ("dataset", "import", listed, "--se", SE, "--dataset", "/New/v1/RAW")
+    assert run(place, *args, "--dry-run")["new"] == 3
+    assert [one["name"] for one in run(place, "dataset", "list", "/New/*")] == []
+    assert (run(place, *args)["new"], run(place, *args)["known"]) == (3, 3)
+    root = Path(shelf.se().root or "") / "vo" / "walked" / place.parent.name
+    root.mkdir(parents=True)
+    (root / "a.root").write_bytes(b"Wikipedia")
+    below = f"/store/walked/{place.parent.name}"
+    for prefix in (below, str(root)):
+        done = run(place, "dataset", "import", prefix, "--se", SE, "--dataset", "/New/v1/DST")
+        assert (done["files"], done["bytes"]) == (1, 9)
+    assert run(place, "file", "show", f"{below}/a.root")["adler32"] == "11e60398"
+    assert shelf.audited() == ["dataset import"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("lfn,bytes,adler32\n/store/x,-1,00000001\n", 2, "line 2: its bytes are '-1'"),
+        ('{"lfn": "/store/x", "bytes": 1, "checksum": "md5:00"}', 2, "line 1: its checksum"),
+        ("", 2, "lists no file"),
+        (None, 2, "there is no file"),
+    ],
+)
+def test_imports_that_are_refused(place: Path, shelf: Shelf, text: str | None, code: int, says: str) -> None:
+    listed = place / "list.txt"
+    if text is not None:
+        listed.write_text(text)
+    name = "list.txt" if text is None else listed
+    assert says in run(place, "dataset", "import", name, "--se", SE, "--dataset", "/New/v1/RAW", code=code)
+    assert run(place, "dataset", "list", "/New/*") == []
