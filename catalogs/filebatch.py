@@ -123,7 +123,7 @@ def check(batch: FileBatch) -> None:
         raise Conflict(f"{_twice(batch)} is given twice")
     _check_counts(batch, "size", batch.bytes, COUNT_MAX)
     _check_counts(batch, "adler32", batch.adler32, ADLER32_MAX)
-    _check_counts(batch, "number of events", [events or 0 for events in batch.events], COUNT_MAX)
+    _check_counts(batch, "number of events", [0 if one is None else one for one in batch.events], COUNT_MAX)
     for place, runs in batch.runs.items():
         numbers = chain(runs, chain.from_iterable(chain.from_iterable(runs.values())))
         if wrong := next((one for one in numbers if not 0 <= one <= COUNT_MAX), None):
@@ -133,6 +133,9 @@ def check(batch: FileBatch) -> None:
 
 
 def _check_counts(batch: FileBatch, what: str, values: Sequence[int], most: int) -> None:
+    if set(map(type, values)) != {int}:
+        place = next(place for place, value in enumerate(values) if type(value) is not int)
+        raise UsageError(f"{batch.lfn(place)} has a {what} of {values[place]!r}", hint="it is a whole number")
     if min(values) < 0 or max(values) > most:
         place = next(place for place, value in enumerate(values) if not 0 <= value <= most)
         raise UsageError(

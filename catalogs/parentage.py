@@ -7,13 +7,11 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import Connection, bindparam, func, select
 
 from catalogs.tables import block, data_file, dataset, dataset_parent
-from gridcore.db import bulk
+from gridcore.db import bulk, lock_rows
 from gridcore.db.bulk import New, Same
+from gridcore.db.engine import Stale
 from gridcore.db.idlists import names_within, within
 from gridcore.errors import Conflict, NotFound
-
-#: Generations that are looked through for a circle; a chain of processing has a handful.
-DEEPEST = 100
 
 FILES_IN = (
     select(block.c.dataset_id, func.count().label("n"))
@@ -56,8 +54,21 @@ def unknown(conn: Connection, dataset_id: int, parents: Iterable[int]) -> set[in
     return others - set(conn.execute(PARENTS_OF, {"of_dataset": dataset_id}).scalars())
 
 
+def lock(conn: Connection, dataset_id: int, parents: Collection[int]) -> None:
+    """Lock the dataset and, where these are new parents of it, them and all that they were made from.
+
+    So nobody gives any of them a parent meanwhile: of several who would close a circle together, however
+    long, the last one sees what the others did. Raises Stale where one of them has just got another.
+    """
+    missing = unknown(conn, dataset_id, parents)
+    family = missing | ancestors(conn, missing)
+    lock_rows(conn, dataset, [dataset_id, *family])
+    if not ancestors(conn, missing) <= family:
+        raise Stale
+
+
 def add(conn: Connection, dataset_id: int, parents: Collection[int]) -> None:
-    """From now on the dataset was made from these as well; all of them are locked.
+    """From now on the dataset was made from these as well; `lock` has locked them for that.
 
     Raises Conflict where it would be made from itself.
     """
@@ -92,9 +103,7 @@ def descendants(conn: Connection, ids: Iterable[int]) -> set[int]:
 def _walk(conn: Connection, step: object, ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     last = set(ids)
-    for _ in range(DEEPEST):
-        if not last:
-            break
+    while last:
         last = set(conn.execute(step, {"ids": sorted(last)}).scalars()) - found  # type: ignore[call-overload]
         found |= last
     return found

@@ -104,7 +104,7 @@ def register(
         raise ValueError(f"{len(reserved.files)} keys were reserved for {len(batch)} files")
     named = {parent for _, parent in batch.parents}
     parents = parentage.datasets_of(conn, named)
-    lock_rows(conn, dataset, [dataset_id, *parentage.unknown(conn, dataset_id, parents)])
+    parentage.lock(conn, dataset_id, parents)
     target = bookkeeping.dataset_by_id(conn, dataset_id)
     ids = _ids(conn, reserved, target, se_id, batch, now)
     told = {parent for place, parent in batch.parents if ids[place] in reserved.files}

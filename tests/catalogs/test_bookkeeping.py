@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from catalog_grid import ALDER, BIRCH, DATASET, NOW, Grid, at_once, new_file, plans
@@ -129,26 +130,48 @@ def test_an_lfn_belongs_to_one_dataset(grid: Grid) -> None:
         grid.register(new_file(1), dataset_id=other)
 
 
+BASE: dict[str, Any] = {"lfn": "/store/x.root", "bytes": 1, "adler32": 1}
+
+
 @pytest.mark.parametrize(
     ("bad", "error"),
     [
-        (NewFile(lfn="/data/x.root", bytes=1, adler32=1), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=-1, adler32=1), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=2**32), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, events=-1), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(5, 4)]}), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={2**70: [(1, 2)]}), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(-1, 2)]}), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, runs={1: [(1, 2**63)]}), UsageError),
-        (NewFile(lfn="/store/x.root", bytes=1, adler32=1, parents=(999,)), NotFound),
+        ({"lfn": "/data/x.root"}, "is no LFN"),
+        ({"lfn": "/store/a/../x.root"}, "is no LFN"),
+        ({"lfn": "/store//x.root"}, "is no LFN"),
+        ({"lfn": "/store/x.root\n"}, "is no LFN"),
+        ({"lfn": "/store/a\nb/x.root"}, "is no LFN"),
+        ({"lfn": "/store/x\0.root"}, "is no LFN"),
+        ({"lfn": "/store/x\x1b[2J"}, "is no LFN"),
+        ({"lfn": "/store/ x"}, "is no LFN"),
+        ({"lfn": "/store/" + "x" * 10_000}, "too long"),
+        ({"lfn": "/store" + "/x" * 5_000}, "too long"),
+        ({"bytes": -1}, "size of -1"),
+        ({"bytes": 2**63}, "size of"),
+        ({"bytes": 1.5}, "size of 1.5"),
+        ({"adler32": 2**32}, "adler32 of"),
+        ({"adler32": -1}, "adler32 of -1"),
+        ({"adler32": None}, "adler32 of None"),
+        ({"adler32": "md5:00"}, "adler32 of 'md5:00'"),
+        ({"events": -1}, "number of events of -1"),
+        ({"runs": {1: [(5, 4)]}}, "ends before it begins"),
+        ({"runs": {2**70: [(1, 2)]}}, "has a run or lumi"),
+        ({"runs": {1: [(-1, 2)]}}, "has a run or lumi"),
+        ({"runs": {1: [(1, 2**63)]}}, "has a run or lumi"),
     ],
 )
-def test_a_file_that_cannot_be_leaves_no_trace(
-    sqlite_grid: Grid, bad: NewFile, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        sqlite_grid.register(new_file(1), bad)
-    assert [count(sqlite_grid, table) for table in (data_file, block, dir_)] == [0, 0, 0]
+def test_a_file_that_cannot_be_leaves_no_trace(grid: Grid, bad: dict[str, Any], error: str) -> None:
+    with pytest.raises(UsageError, match=error) as caught:
+        grid.register(new_file(1), NewFile(**{**BASE, **bad}))
+    assert len(str(caught.value)) < 11_000
+    assert [count(grid, table) for table in (data_file, block, dir_)] == [0, 0, 0]
+    assert grid.told() == []
+
+
+def test_a_parent_that_is_none_leaves_no_trace(grid: Grid) -> None:
+    with pytest.raises(NotFound, match="no file with id 999 is registered"):
+        grid.register(new_file(1), NewFile(**BASE, parents=(999,)))
+    assert [count(grid, table) for table in (data_file, block, dir_)] == [0, 0, 0]
 
 
 def test_an_unknown_dataset_is_named(sqlite_grid: Grid) -> None:
