@@ -10,19 +10,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from catalogs import bookkeeping, registration, sites
-from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import FileBatch
-from catalogs.sites import Site, StorageElement
-from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_rules import Rule
-from gridapp import schema
+from gridapp.bench.data_grid import DataGrid, data_grid
 from gridapp.bench.data_limits import BLOCK, file_limit
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import TURNS, Figure, ratio
 from gridcore.clock import SystemClock
 from gridcore.db import Database
-from gridcore.db.keys import Keys
 
 #: Files of a commit, of a directory, and of how many one has a parent.
 BATCH, DIRECTORY, PARENTED = 10_000, 1_000, 5
@@ -34,12 +29,9 @@ PARTS = 10
 
 @dataclass(slots=True)
 class Shelf:
-    """A database with a dataset at a storage element, to which files come."""
+    """A dataset at a storage element, to which files come."""
 
-    database: Database
-    keys: Keys
-    dataset_id: int
-    se_id: int
+    grid: DataGrid
     chance: random.Random
     made: int = 0
     #: A file others may have for a parent.
@@ -70,30 +62,10 @@ class Shelf:
 
 def shelf(ground: Ground) -> Shelf:
     """A new one with one batch on it."""
-    database = ground.empty()
-    schema.upgrade(database)
-    keys, now = Keys(database), SystemClock().now()
-    site_id, se_id, dataset_id = (keys.one(table) for table in ("site", "se", "dataset"))
-    at = Site(id=site_id, name="T1_DE_Alder", tier=1)
-    tfc = sites.tfc_text(TrivialCatalog("bench", (Rule("direct", "(.*)", "$1"),)).to_dict())
-    disk = StorageElement(
-        id=se_id, name="T1_DE_Alder_Disk", site_id=site_id, kind="disk", protocol="direct", tfc=tfc
-    )
-    database.transaction(lambda conn: (sites.put_site(conn, at), sites.put_se(conn, disk)))
-    policy = BlockPolicy(BLOCK, 10**15, 10**6)
-    database.transaction(
-        lambda conn: bookkeeping.create_dataset(conn, dataset_id, "/Bench/AuAu-7GeV/DST", policy, now)
-    )
-    made = Shelf(database, keys, dataset_id, se_id, random.Random(7))
-    made.first = put(made, made.batch())
+    grid = data_grid(ground, "/Bench/AuAu-7GeV/DST", BLOCK, (Rule("direct", "(.*)", "$1"),))
+    made = Shelf(grid, random.Random(7))
+    made.first = grid.put(made.batch())
     return made
-
-
-def put(on: Shelf, batch: FileBatch) -> int:
-    """Register a batch by the catalogue; the first key."""
-    now, reserved = SystemClock().now(), registration.reserve(on.keys, len(batch))
-    unit = registration.register
-    return on.database.transaction(lambda conn: unit(conn, reserved, on.dataset_id, on.se_id, batch, now))[0]
 
 
 def rate(on: Shelf, work: Callable[[FileBatch], object], files: int) -> float:
@@ -110,7 +82,7 @@ def rate(on: Shelf, work: Callable[[FileBatch], object], files: int) -> float:
 def register(ground: Ground) -> Figure:
     """Complete files, 10,000 a commit, half of them named at random; the limit is COPY or executemany."""
     ours, theirs = shelf(ground), shelf(ground)
-    limit = file_limit(theirs.database, theirs.dataset_id, theirs.se_id)
+    limit = file_limit(theirs.grid.database, theirs.grid.dataset_id, theirs.grid.se_id)
     ground.closing(limit.close)
     per_turn = -(-ground.rows // TURNS)
 
@@ -118,7 +90,7 @@ def register(ground: Ground) -> Figure:
         limit.register(batch, 10**9 + theirs.made, SystemClock().now())
 
     arms = {
-        "ours": lambda: rate(ours, lambda batch: put(ours, batch), per_turn),
+        "ours": lambda: rate(ours, ours.grid.put, per_turn),
         "limit": lambda: rate(theirs, raw, per_turn),
     }
     return ground.compare("register", "files/s", arms)
@@ -127,12 +99,12 @@ def register(ground: Ground) -> Figure:
 def flat(ground: Ground) -> list[Figure]:
     """The last tenth of a long run against its first, and the bytes a file takes in the end."""
     on = shelf(ground)
-    before = size_of(on.database)
+    before = size_of(on.grid.database)
     part, rates = -(-ground.rows // PARTS), []
     for number in range(PARTS):
-        rates.append(rate(on, lambda batch: put(on, batch), part))
+        rates.append(rate(on, on.grid.put, part))
         ground.say(f"{on.made:,} files, {rates[-1]:,.0f}/s in part {number + 1} of {PARTS}")
-    taken = (size_of(on.database) - before) / (on.made - BATCH)
+    taken = (size_of(on.grid.database) - before) / (on.made - BATCH)
     return [
         Figure(
             bench=ground.bench,

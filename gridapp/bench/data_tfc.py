@@ -7,19 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from catalogs import bookkeeping, registration, sites, tfc_samples
-from catalogs.bookkeeping import BlockPolicy
-from catalogs.filebatch import NewFile
-from catalogs.sites import Site, StorageElement
+from catalogs import sites, tfc_samples
+from catalogs.filebatch import NewFile, batch_of
 from catalogs.tfc import TrivialCatalog
 from catalogs.tfc_rules import Rule
-from gridapp import schema
 from gridapp.bench.backlog import settle
+from gridapp.bench.data_grid import data_grid
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import Arm, Figure, ratio
-from gridcore.clock import SystemClock
 from gridcore.db import Database
-from gridcore.db.keys import Keys
+from gridcore.db.statements import chunks
 
 #: An SRM in front of a gate in front of a file system.
 DATA, GATE, DOOR = "/pnfs/alder.org/data/store/", "/dcache", "srm://srm.alder.org:8443/srm/managerv2?SFN="
@@ -130,25 +127,9 @@ def pfns(ground: Ground) -> Figure:
 
 def _dataset(ground: Ground) -> tuple[Database, int]:
     """A database with the dataset at one storage element."""
-    database = ground.empty()
-    schema.upgrade(database)
-    keys, now = Keys(database), SystemClock().now()
-    site_id, se_id, dataset_id = (keys.one(table) for table in ("site", "se", "dataset"))
-    tfc = sites.tfc_text(TrivialCatalog("bench", CHAIN).to_dict())
-    at = Site(id=site_id, name="T1_DE_Alder", tier=1)
-    disk = StorageElement(
-        id=se_id, name="T1_DE_Alder_Disk", site_id=site_id, kind="disk", protocol=PROTOCOL, tfc=tfc
-    )
+    grid = data_grid(ground, DATASET, BLOCK_FILES, CHAIN, PROTOCOL)
     files = [NewFile(lfn=lfn, bytes=10**9, adler32=1, events=1000) for lfn in _names(DATASET_FILES)]
-    policy = BlockPolicy(BLOCK_FILES, 10**15, 10**6)
-    database.transaction(lambda conn: (sites.put_site(conn, at), sites.put_se(conn, disk)))
-    database.transaction(lambda conn: bookkeeping.create_dataset(conn, dataset_id, DATASET, policy, now))
-    for few in (files[i : i + FILES_OF_DIR] for i in range(0, len(files), FILES_OF_DIR)):
-        reserved = registration.reserve(keys, len(few))
-        database.transaction(
-            lambda conn, few=few, reserved=reserved: registration.register(  # type: ignore[misc]
-                conn, reserved, dataset_id, se_id, few, now
-            )
-        )
-    settle(database)
-    return database, dataset_id
+    for few in chunks(files, FILES_OF_DIR):
+        grid.put(batch_of(few)[0])
+    settle(grid.database)
+    return grid.database, grid.dataset_id
