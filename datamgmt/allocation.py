@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 
 from datamgmt.reasons import Reason
 
@@ -20,7 +21,7 @@ class Subscription:
 
     block_id: the one block; 0 for all there are and will be. after, until: only those made after, and up to,
     a moment (static ones end when they were made). move: other copies go once this one is complete. account:
-    whose quota of space it takes; None for nobody's.
+    whose quota of space it takes, which is its group's; None for nobody's.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Subscription:
     until: datetime | None = None
     move: bool = False
     account: str | None = None
+    group: str | None = None
 
     def covers(self, block: ClosedBlock) -> bool:
         """Whether it asks for the block."""
@@ -53,17 +55,25 @@ class ClosedBlock:
     dataset_id: int
     bytes: int = 0
     created_at: datetime = _LONG_AGO
+    files: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One block_dest row: the block is wanted at the SE, on behalf of the subscription that asks loudest."""
+    """One block_dest row: the block is wanted at the SE, on behalf of the subscription that asks loudest.
+
+    account, group, size, files: what a new row takes of whose quota; they do not make rows differ.
+    """
 
     block_id: int
     se_id: int
     subscription_id: int
     custodial: bool
     priority: int
+    account: str | None = field(default=None, compare=False)
+    group: str | None = field(default=None, compare=False)
+    size: int = field(default=0, compare=False)
+    files: int = field(default=0, compare=False)
 
     @property
     def key(self) -> ReplicaKey:
@@ -88,11 +98,11 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A row that is not added yet: its block has `size` bytes and the account has `free`."""
+    """A row that is not added yet: its block has more bytes than the `free` ones of its account, or with code
+    SE_FULL of its SE."""
 
     wanted: Wanted
-    account: str
-    size: int
+    code: Reason
     free: int
 
 
@@ -112,27 +122,25 @@ def allocate(
     closed_blocks: Iterable[ClosedBlock],
     existing: Existing,
     room: Mapping[str, int] | None = None,
+    spaces: Mapping[int, int] | None = None,
 ) -> Allocation:
     """The changes that make the wanted rows what the subscriptions ask for.
 
-    room: bytes left by account, beyond what is held and wanted; an account that is not named has no limit. A
-    suspended subscription adds nothing and keeps what it had. Applying the result and asking again gives no
-    change.
+    room: bytes left by account, beyond what is held and wanted; spaces: the same by SE; what is not named has
+    no limit. A suspended subscription adds nothing and keeps what it had. Applying the result and asking
+    again gives no change.
     """
     asked = _asked(subscriptions, closed_blocks)
-    new: list[_New] = []
+    new: list[Wanted] = []
     change: list[Wanted] = []
     for key, (block, askers) in sorted(asked.items()):
         if key in existing.complete:
             continue
         now = existing.wanted.get(key)
         active = [asker for asker in askers if not asker.suspended]
-        if active and now != (row := _wanted(key, active)):
-            if now:
-                change.append(row)
-            else:
-                new.append(_New(row, _loudest(active).account, block.bytes))
-    add, waiting = _admitted(new, room or {})
+        if active and now != (row := _wanted(block, key[1], active)):
+            (change if now else new).append(row)
+    add, waiting = admitted(new, room or {}, spaces or {})
     drop = [
         Drop(key, Reason.COMPLETE if key in existing.complete else Reason.UNSUBSCRIBED)
         for key in sorted(existing.wanted)
@@ -162,29 +170,29 @@ def movable(
     return sorted(key for key in complete - kept - asked if key[0] in ids and key[1] != move.se_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _New:
-    wanted: Wanted
-    account: str | None
-    size: int
+def admitted(
+    new: Iterable[Wanted], room: Mapping[str, int], spaces: Mapping[int, int]
+) -> tuple[list[Wanted], list[Waiting]]:
+    """New rows that fit, in key order, and those that wait, in the order they are to get room.
 
-
-def _admitted(new: Sequence[_New], room: Mapping[str, int]) -> tuple[list[Wanted], list[Waiting]]:
-    """Of each account those from the front that fit, so that small blocks do not keep a large one out."""
-    free, full = dict(room), set[str]()
+    Of each account and each SE they are those from the front, so that small blocks do not keep a large one
+    out.
+    """
+    left: dict[str | int | None, int] = dict(chain[tuple[str | int, int]](room.items(), spaces.items()))
+    full = set[str | int | None]()
     add: list[Wanted] = []
     waiting: list[Waiting] = []
-    for one in sorted(
-        new, key=lambda one: (-one.wanted.priority, one.wanted.subscription_id, one.wanted.key)
-    ):
-        if one.account is None or one.account not in free:
-            add.append(one.wanted)
-        elif one.account in full or one.size > free[one.account]:
-            full.add(one.account)
-            waiting.append(Waiting(one.wanted, one.account, one.size, free[one.account]))
-        else:
-            free[one.account] -= one.size
-            add.append(one.wanted)
+    for one in sorted(new, key=lambda one: (-one.priority, one.subscription_id, one.key)):
+        limits = [limit for limit in (one.account, one.se_id) if limit in left]
+        short = next((limit for limit in limits if limit in full or one.size > left[limit]), None)
+        if short is not None:
+            full.add(short)
+            code = Reason.QUOTA_FULL if short == one.account else Reason.SE_FULL
+            waiting.append(Waiting(one, code, left[short]))
+            continue
+        for limit in limits:
+            left[limit] -= one.size
+        add.append(one)
     return sorted(add, key=lambda row: row.key), waiting
 
 
@@ -207,13 +215,17 @@ def _loudest(askers: Iterable[Subscription]) -> Subscription:
     return min(askers, key=lambda asker: (-asker.priority, asker.id))
 
 
-def _wanted(key: ReplicaKey, askers: list[Subscription]) -> Wanted:
+def _wanted(block: ClosedBlock, se_id: int, askers: list[Subscription]) -> Wanted:
     """One row for several subscriptions: the highest priority, custodial if any of them is."""
     loudest = _loudest(askers)
     return Wanted(
-        block_id=key[0],
-        se_id=key[1],
+        block_id=block.id,
+        se_id=se_id,
         subscription_id=loudest.id,
         custodial=any(asker.custodial for asker in askers),
         priority=loudest.priority,
+        account=loudest.account,
+        group=loudest.group,
+        size=block.bytes,
+        files=block.files,
     )

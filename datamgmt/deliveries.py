@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from catalogs import bookkeeping, wishes
 from catalogs.states import BlockState, DatasetState
+from datamgmt.asking import Order, subscribe
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.subscriptions import SubscriptionRow, between, one, subscribe
+from datamgmt.subscriptions import SubscriptionRow, between, one
 
 #: Group of subscriptions that stem from wishes.
 WISH_GROUP = "production"
@@ -55,8 +56,15 @@ def _subscribed(conn: Connection, key: int, wish: wishes.Wish, now: datetime) ->
     old = between(conn, found.id, wish.se_id)
     if old is not None and old.state == SubscriptionState.REMOVED and old.updated_at >= wish.created_at:
         return old
-    custodial, by = bool(wish.custodial), wish.owner[:60]
-    return one(conn, subscribe(conn, key, found.id, wish.se_id, custodial, 0, by, WISH_GROUP, now))
+    by = wish.owner[:60]
+    order = Order(
+        dataset_id=found.id,
+        se_id=wish.se_id,
+        requester=by,
+        group=WISH_GROUP,
+        custodial=bool(wish.custodial),
+    )
+    return one(conn, subscribe(conn, key, order, now, decided_by=by))
 
 
 def _finished(conn: Connection, dataset_id: int) -> bool:

@@ -75,6 +75,7 @@ def add(conn: Connection, rows: Sequence[Wanted], now: datetime) -> None:
         "priority": [one.priority for one in mine],
         "bytes": [found[one.block_id].bytes for one in mine],
         "files": [found[one.block_id].files for one in mine],
+        "acct_group": [one.group for one in mine],
         "code": Same(Reason.ALLOCATED),
         "params": Same({}),
         "valid_until": Same(AT_ONCE),

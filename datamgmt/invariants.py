@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, link
-from datamgmt import linkqueues, recount
+from datamgmt import charging, linkqueues, recount
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
@@ -34,6 +34,7 @@ _LINKED = exists().where(link.c.src_se_id == block_dest.c.src_se_id, link.c.dst_
 _COPYING_HERE = block_replica.c.state == ReplicaState.COPYING
 
 INVARIANTS: tuple[Invariant, ...] = (
+    charging.USED_IS_HELD,
     Invariant(
         "transfer_has_replica",
         "a transfer belongs to a wanted replica or one being copied; a cancelled one to one being deleted",

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, bindparam, exists, literal_column, select, update
 
-from catalogs import replicas
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, data_file, dir_
+from datamgmt import charging
 from datamgmt.allocation import ReplicaKey
 from datamgmt.deletion_states import MACHINE, DeletionEvent, DeletionState
 from datamgmt.reasons import Reason
@@ -119,7 +119,7 @@ def files_of(conn: Connection, block_ids: Iterable[int]) -> dict[int, list[tuple
 
 def remove(conn: Connection, keys: Collection[ReplicaKey], now: datetime) -> int:
     """Forget replicas whose files are gone, their deletions are done; how many. Locks the blocks."""
-    gone = replicas.remove_all(conn, sorted(keys))
+    gone = charging.remove(conn, sorted(keys))
     for se_id, block_ids in _by_se(gone).items():
         conn.execute(REMOVED, {"on_se": se_id, "ids": block_ids, "at": now})
     return len(gone)

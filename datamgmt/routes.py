@@ -12,7 +12,7 @@ from catalogs import exceptions, replicas
 from catalogs.replicas import Begin, ReplicaRow
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import deletion, destinations, linkstates, transfers
+from datamgmt import charging, deletion, destinations, linkstates, transfers
 from datamgmt.allocation import ReplicaKey
 from datamgmt.hops import Changes, Dest, NewTransit, View, Word
 from datamgmt.routing import LinkKey
@@ -140,6 +140,7 @@ def _in_transit(copy: ReplicaRow | None) -> bool:
 def _begin(conn: Connection, dests: Collection[Dest], transit: Collection[NewTransit], now: datetime) -> int:
     wanted = [Begin(*one.key, one.transit_for is not None, one.custodial) for one in dests]
     replicas.begin_all(conn, [*wanted, *(Begin(*new.key, transit=True) for new in transit)], now)
+    charging.charge(conn, {one.block_id for one in wanted})
     return len(dests) + len(transit)
 
 

@@ -45,7 +45,7 @@ _S, _E = SubscriptionState, SubscriptionEvent
 #: States in which the replicas it asks for are not anybody's to take away.
 WANTING = (_S.ACTIVE, _S.COMPLETE, _S.SUSPENDED)
 TRANSITIONS = (
-    rule(_S.ASKED, _E.APPROVE, _S.ACTIVE, "audited"),
+    rule(_S.ASKED, _E.APPROVE, (_S.ACTIVE, _S.SUSPENDED), "audited"),
     rule(_S.ASKED, _E.DENY, _S.DENIED, "audited"),
     rule(_S.ACTIVE, _E.DELIVERED, _S.COMPLETE),
     rule(_S.COMPLETE, _E.OUTSTANDING, _S.ACTIVE),

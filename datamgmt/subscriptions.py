@@ -1,44 +1,56 @@
-"""Subscriptions: made, suspended, removed; ACTIVE or COMPLETE as blocks close and arrive."""
+"""Subscriptions: standing wishes for a dataset, or one block of it, at a storage element.
+
+Here they are read, and suspended, resumed and ended; `asking` makes and changes them, `progress` follows what
+is delivered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, or_, select, update
 
 from catalogs import bookkeeping
-from catalogs.states import BlockState, ReplicaState
-from catalogs.tables import block, block_replica, dataset, se
+from catalogs.tables import block, dataset, se
+from datamgmt import destinations
 from datamgmt.reasons import Reason
+from datamgmt.subscription_moves import AGENT, Move, move
 from datamgmt.subscription_states import MACHINE, SubscriptionEvent, SubscriptionState
-from datamgmt.tables import block_dest, subscription, subscription_history, transfer
+from datamgmt.tables import block_dest, subscription, transfer
 from datamgmt.transfer_states import TransferState
-from gridcore.db import insert_rows
-from gridcore.db.statements import insert_new, run_each, run_many
 from gridcore.errors import NotFound
-
-#: Written into the history where no person moved the subscription.
-AGENT = "block_manager"
-_LIVE = (SubscriptionState.ACTIVE, SubscriptionState.COMPLETE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionRow:
-    """A subscription and the last word on it: `code` and `params` as `reasons.render` takes them."""
+    """A subscription and the last word on it: `code` and `params` as `reasons.render` takes them.
+
+    `block` is the name of the one block it is for, None for the whole dataset; of that only what there was
+    when it was made, if `static`, and only what was made after `fill_after`.
+    """
 
     id: int
     dataset_id: int
     dataset: str
     se_id: int
     se: str
+    block_id: int
+    block: str | None
     state: SubscriptionState
     custodial: bool
     priority: int
+    move: bool
+    static: bool
+    fill_after: datetime | None
+    suspended_until: datetime | None
     requester: str
     group: str
+    comments: str | None
+    ask_id: str | None
+    decided_by: str | None
     code: str | None
     params: Mapping[str, Any]
     created_at: datetime
@@ -65,82 +77,43 @@ class BlockFacts:
 
 
 _NAMED = (
-    select(subscription, dataset.c.name.label("dataset_name"), se.c.name.label("se_name"))
+    select(
+        subscription,
+        dataset.c.name.label("dataset"),
+        se.c.name.label("se"),
+        block.c.name.label("block"),
+    )
     .join_from(subscription, dataset, dataset.c.id == subscription.c.dataset_id)
     .join(se, se.c.id == subscription.c.se_id)
-    .order_by(dataset.c.name, se.c.name)
+    .outerjoin(block, block.c.id == subscription.c.block_id)
+    .order_by(dataset.c.name, se.c.name, subscription.c.block_id)
+)
+#: Whether a subscription asks for a block of its dataset; the same as `Subscription.covers`.
+COVERS: ColumnElement[bool] = and_(
+    or_(subscription.c.block_id == 0, subscription.c.block_id == block.c.id),
+    or_(subscription.c.static == 0, block.c.created_at <= subscription.c.created_at),
+    or_(subscription.c.fill_after.is_(None), block.c.created_at > subscription.c.fill_after),
+)
+#: Of subscriptions that may ask for less than all closed blocks of their dataset.
+PARTIAL: ColumnElement[bool] = or_(
+    subscription.c.block_id != 0, subscription.c.static == 1, subscription.c.fill_after.is_not(None)
 )
 LISTED = _NAMED
 ONE = _NAMED.where(subscription.c.id == bindparam("row_id"))
-BETWEEN = select(subscription).where(
-    subscription.c.dataset_id == bindparam("on_dataset"), subscription.c.se_id == bindparam("on_se")
+OF_ASK = _NAMED.where(subscription.c.ask_id == bindparam("of_ask"))
+BETWEEN = _NAMED.where(
+    subscription.c.dataset_id == bindparam("on_dataset"),
+    subscription.c.se_id == bindparam("on_se"),
+    subscription.c.block_id == bindparam("on_block"),
 )
-_THIS = subscription.c.id == bindparam("row_id")
-REVISE = (
+RESUMABLE = select(subscription.c.id, subscription.c.dataset_id).where(
+    subscription.c.state == SubscriptionState.SUSPENDED,
+    subscription.c.suspended_until <= bindparam("now", type_=subscription.c.suspended_until.type),
+)
+SUSPEND_UNTIL = (
     update(subscription)
-    .where(_THIS)
-    .values(custodial=bindparam("custody"), priority=bindparam("new_priority"), updated_at=bindparam("at"))
-)
-REVIVE = (
-    update(subscription)
-    .where(_THIS, subscription.c.state == SubscriptionState.REMOVED)
-    .values(
-        state=SubscriptionState.ACTIVE,
-        custodial=bindparam("custody"),
-        priority=bindparam("new_priority"),
-        requester=bindparam("by"),
-        acct_group=bindparam("by_group"),
-        code=None,
-        params=None,
-        created_at=bindparam("at"),
-        updated_at=bindparam("at"),
-    )
-)
-MOVE = (
-    update(subscription)
-    .where(_THIS, subscription.c.state == bindparam("frm", type_=subscription.c.state.type))
-    .values(
-        state=bindparam("dst", type_=subscription.c.state.type),
-        code=bindparam("why"),
-        params=bindparam("facts", type_=subscription.c.params.type),
-        updated_at=bindparam("at"),
-    )
-)
-# Counted apart and joined: documents cannot be grouped by on Oracle.
-_PROGRESS = (
-    select(
-        subscription.c.id,
-        func.count(block.c.id).label("blocks"),
-        func.count(block_replica.c.block_id).label("complete"),
-    )
-    .outerjoin_from(
-        subscription,
-        block,
-        and_(block.c.dataset_id == subscription.c.dataset_id, block.c.state == BlockState.CLOSED),
-    )
-    .outerjoin(
-        block_replica,
-        and_(
-            block_replica.c.block_id == block.c.id,
-            block_replica.c.se_id == subscription.c.se_id,
-            block_replica.c.state == ReplicaState.COMPLETE,
-        ),
-    )
-    .where(subscription.c.state.in_(_LIVE))
-    .group_by(subscription.c.id)
-    .subquery("progress")
-)
-PROGRESS = (
-    select(
-        subscription.c.id,
-        subscription.c.state,
-        subscription.c.code,
-        subscription.c.params,
-        _PROGRESS.c.blocks,
-        _PROGRESS.c.complete,
-    )
-    .join_from(subscription, _PROGRESS, _PROGRESS.c.id == subscription.c.id)
-    .order_by(subscription.c.id)
+    .where(subscription.c.id == bindparam("row_id"))
+    .values(suspended_until=bindparam("until"))
 )
 _COUNTED: Mapping[str, TransferState] = {
     "done": TransferState.DONE,
@@ -185,70 +158,44 @@ FACTS = (
 )
 
 
-# --- asked for by people and wishes ------------------------------------------------------------------
-
-
-def subscribe(
-    conn: Connection,
-    key: int,
-    dataset_id: int,
-    se_id: int,
-    custodial: bool,
-    priority: int,
-    requester: str,
-    group: str,
-    now: datetime,
-) -> int:
-    """Have a live subscription; its id, `key` where it is new.
-
-    One that is there becomes custodial or more urgent as asked, never less; a removed one begins anew.
-    """
-    bookkeeping.unsettle(conn, [dataset_id])
-    where = {"on_dataset": dataset_id, "on_se": se_id}
-    asked = {"custodial": int(custodial), "priority": priority, "requester": requester, "acct_group": group}
-    old = conn.execute(BETWEEN, where).one_or_none()
-    if old is None:
-        stamps = {"state": SubscriptionState.ACTIVE, "created_at": now, "updated_at": now}
-        row = {"id": key, "dataset_id": dataset_id, "se_id": se_id, **asked, **stamps}
-        if insert_new(conn, subscription, row):
-            _remember(conn, key, None, SubscriptionState.ACTIVE, requester, None, now)
-            return key
-        old = conn.execute(BETWEEN, where).one()
-    if old.state == SubscriptionState.REMOVED:
-        _revive(conn, old.id, asked, now)
-    elif old.custodial < asked["custodial"] or old.priority < priority:
-        custody = max(old.custodial, int(custodial))
-        urgency = max(old.priority, priority)
-        conn.execute(REVISE, {"row_id": old.id, "custody": custody, "new_priority": urgency, "at": now})
-    return int(old.id)
-
-
-def _revive(conn: Connection, row_id: int, asked: Mapping[str, Any], now: datetime) -> None:
-    binds = {
-        "row_id": row_id,
-        "custody": asked["custodial"],
-        "new_priority": asked["priority"],
-        "by": asked["requester"],
-        "by_group": asked["acct_group"],
-        "at": now,
-    }
-    if conn.execute(REVIVE, binds).rowcount:
-        _remember(conn, row_id, None, SubscriptionState.ACTIVE, asked["requester"], None, now)
+# --- by hand -----------------------------------------------------------------------------------------
 
 
 def unsubscribe(conn: Connection, subscription_id: int, actor: str, now: datetime) -> bool:
     """End the subscription; what has arrived stays. False if it was ended before. Raises NotFound."""
-    return _by_hand(conn, subscription_id, SubscriptionEvent.REMOVE, Reason.UNSUBSCRIBED, actor, now)
+    return _by_hand(conn, subscription_id, SubscriptionEvent.REMOVE, Reason.UNSUBSCRIBED, {}, actor, now)
 
 
-def suspend(conn: Connection, subscription_id: int, actor: str, now: datetime) -> bool:
-    """Move nothing for it until it is resumed. False if it was not live. Raises NotFound."""
-    return _by_hand(conn, subscription_id, SubscriptionEvent.SUSPEND, Reason.SUSPENDED, actor, now)
+def suspend(
+    conn: Connection, subscription_id: int, actor: str, now: datetime, until: datetime | None = None
+) -> bool:
+    """Move nothing for it until it is resumed, or until then. False if it was not live. Raises NotFound."""
+    facts = {"id": subscription_id, "actor": actor, "until": until and until.isoformat()}
+    code = Reason.SUSPENDED
+    if not _by_hand(conn, subscription_id, SubscriptionEvent.SUSPEND, code, facts, actor, now):
+        return False
+    conn.execute(SUSPEND_UNTIL, {"row_id": subscription_id, "until": until})
+    return True
 
 
 def resume(conn: Connection, subscription_id: int, actor: str, now: datetime) -> bool:
     """Go on. False if it was not suspended. Raises NotFound."""
-    return _by_hand(conn, subscription_id, SubscriptionEvent.RESUME, None, actor, now)
+    if not _by_hand(conn, subscription_id, SubscriptionEvent.RESUME, None, {}, actor, now):
+        return False
+    conn.execute(SUSPEND_UNTIL, {"row_id": subscription_id, "until": None})
+    return True
+
+
+def resume_due(conn: Connection, now: datetime) -> int:
+    """Resume those that were suspended until a moment that has come; how many."""
+    found = conn.execute(RESUMABLE, {"now": now}).all()
+    bookkeeping.unsettle(conn, {row.dataset_id for row in found})
+    return sum(resume(conn, row.id, AGENT, now) for row in sorted(found))
+
+
+def resumable(conn: Connection, now: datetime) -> bool:
+    """Whether `resume_due` would resume any."""
+    return conn.execute(RESUMABLE, {"now": now}).first() is not None
 
 
 def _by_hand(
@@ -256,6 +203,7 @@ def _by_hand(
     subscription_id: int,
     event: SubscriptionEvent,
     code: Reason | None,
+    facts: Mapping[str, Any],
     actor: str,
     now: datetime,
 ) -> bool:
@@ -263,83 +211,12 @@ def _by_hand(
     state = one(conn, subscription_id).state
     if state not in MACHINE.sources(event):
         return False
-    dst = MACHINE.next(state, event)
-    won = _move(conn, [_binds(subscription_id, state, dst, code, {}, now)], actor)
+    won = move(conn, [Move(subscription_id, state, MACHINE.next(state, event), code, facts)], actor, now)
+    destinations.stir_asked(conn, [subscription_id])
     return bool(won)
 
 
-# --- moved by the block manager ----------------------------------------------------------------------
-
-
-def review(conn: Connection, now: datetime) -> int:
-    """Bring states and reasons of all live subscriptions up to date with their blocks; how many changed.
-
-    One is COMPLETE when its dataset has closed blocks and all of them are complete there.
-    """
-    changes = [
-        _binds(row.id, row.state, *found, now)
-        for row in conn.execute(PROGRESS)
-        if (found := _judged(row)) != (row.state, row.code, row.params)
-    ]
-    return _move(conn, changes, AGENT)
-
-
-def outdated(conn: Connection) -> bool:
-    """Whether `review` would change anything."""
-    return any(_judged(row) != (row.state, row.code, row.params) for row in conn.execute(PROGRESS))
-
-
-def _judged(row: Any) -> tuple[SubscriptionState, Reason, dict[str, int]]:
-    facts = {"complete": row.complete, "blocks": row.blocks}
-    if not row.blocks:
-        return SubscriptionState.ACTIVE, Reason.NO_CLOSED_BLOCK, facts
-    if row.complete < row.blocks:
-        return SubscriptionState.ACTIVE, Reason.DELIVERING, facts
-    return SubscriptionState.COMPLETE, Reason.DELIVERED, facts
-
-
-def activate(conn: Connection, ids: Collection[int], now: datetime) -> None:
-    """Those of them that were COMPLETE have a new block to deliver."""
-    move = SubscriptionState.COMPLETE, SubscriptionState.ACTIVE
-    _move(conn, [_binds(one_id, *move, Reason.DELIVERING, None, now) for one_id in sorted(ids)], AGENT)
-
-
-def _binds(
-    row_id: int,
-    frm: SubscriptionState,
-    dst: SubscriptionState,
-    code: Reason | None,
-    facts: Mapping[str, Any] | None,
-    now: datetime,
-) -> dict[str, Any]:
-    return {"row_id": row_id, "frm": frm, "dst": dst, "why": code, "facts": facts, "at": now}
-
-
-def _move(conn: Connection, changes: list[dict[str, Any]], actor: str) -> int:
-    """Make those changes whose subscription is still in the state it was seen in; how many."""
-    same = [change for change in changes if change["frm"] == change["dst"]]
-    moves = [change for change in changes if change["frm"] != change["dst"]]
-    made = run_each(conn, MOVE, moves)
-    won = [change for change, mine in zip(moves, made, strict=True) if mine]
-    for change in won:
-        _remember(conn, change["row_id"], change["frm"], change["dst"], actor, change["why"], change["at"])
-    return run_many(conn, MOVE, same) + len(won)
-
-
-def _remember(
-    conn: Connection,
-    subscription_id: int,
-    frm: SubscriptionState | None,
-    dst: SubscriptionState,
-    actor: str,
-    code: str | None,
-    now: datetime,
-) -> None:
-    row = {"subscription_id": subscription_id, "frm": frm, "dst": dst, "at": now, "actor": actor}
-    insert_rows(conn, subscription_history, [{**row, "code": code}])
-
-
-# --- faces -------------------------------------------------------------------------------------------
+# --- reading -----------------------------------------------------------------------------------------
 
 
 def subscriptions(conn: Connection) -> list[SubscriptionRow]:
@@ -355,6 +232,11 @@ def one(conn: Connection, subscription_id: int) -> SubscriptionRow:
     return _row(row)
 
 
+def of_ask(conn: Connection, ask_id: str) -> list[SubscriptionRow]:
+    """Those that were asked for at once."""
+    return [_row(row) for row in conn.execute(OF_ASK, {"of_ask": ask_id})]
+
+
 def explain(conn: Connection, subscription_id: int) -> tuple[SubscriptionRow, list[BlockFacts]]:
     """The subscription and the facts of each block still wanted. Raises NotFound."""
     rows = conn.execute(FACTS, {"row_id": subscription_id})
@@ -362,29 +244,41 @@ def explain(conn: Connection, subscription_id: int) -> tuple[SubscriptionRow, li
     return one(conn, subscription_id), facts
 
 
-def between(conn: Connection, dataset_id: int, se_id: int) -> SubscriptionRow | None:
-    """The subscription of the dataset to the SE, live or not."""
-    found = conn.execute(BETWEEN, {"on_dataset": dataset_id, "on_se": se_id}).one_or_none()
-    return one(conn, found.id) if found else None
+def between(conn: Connection, dataset_id: int, se_id: int, block_id: int = 0) -> SubscriptionRow | None:
+    """The subscription of the dataset, or of the block, to the SE, live or not."""
+    on = {"on_dataset": dataset_id, "on_se": se_id, "on_block": block_id}
+    found = conn.execute(BETWEEN, on).one_or_none()
+    return _row(found) if found else None
+
+
+_PLAIN = (
+    "id",
+    "dataset_id",
+    "dataset",
+    "se_id",
+    "se",
+    "block_id",
+    "block",
+    "state",
+    "priority",
+    "fill_after",
+    "suspended_until",
+    "requester",
+    "comments",
+    "ask_id",
+    "decided_by",
+    "code",
+    "created_at",
+    "updated_at",
+)
 
 
 def _row(row: Any) -> SubscriptionRow:
-    names = (
-        "id",
-        "dataset_id",
-        "se_id",
-        "state",
-        "priority",
-        "requester",
-        "code",
-        "created_at",
-        "updated_at",
-    )
     return SubscriptionRow(
-        dataset=row.dataset_name,
-        se=row.se_name,
         custodial=bool(row.custodial),
+        move=bool(row.move),
+        static=bool(row.static),
         group=row.acct_group,
         params=row.params or {},
-        **{name: row._mapping[name] for name in names},
+        **{name: row._mapping[name] for name in _PLAIN},
     )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from agents.runtime.agent import Context
 from catalogs import sites
+from datamgmt import charging
 from gridapp.insights.values import not_found
 from gridcore import accounts, audit, identity
 from gridcore.db import quotas as counted
@@ -65,8 +66,10 @@ def _owned(conn: Connection, prefix: str) -> Iterator[Quota]:
 
 def put(conn: Connection, key: int, owner: str, limit: int) -> None:
     """Limit the owner, or give another limit; a new row takes the key."""
-    insert_new(conn, quota, {"id": key, "owner": owner, "limit_value": limit, "used_value": 0})
+    new = insert_new(conn, quota, {"id": key, "owner": owner, "limit_value": limit, "used_value": 0})
     conn.execute(SET_LIMIT, {"of_owner": owner, "new_limit": limit})
+    if new and owner.startswith(SPACE):
+        charging.mend(conn)  # what the group has there already
 
 
 def remove(conn: Connection, owner: str) -> bool:

@@ -1,54 +1,195 @@
-"""Subscriptions made and ended by hand, for every face."""
+"""Subscriptions asked for, decided, changed and ended by hand, for every face."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
-from catalogs import bookkeeping
-from catalogs.bookkeeping import DatasetRow
+from catalogs import discovery, holdings, replicas, sites
+from catalogs.bookkeeping import BlockRow, DatasetRow
 from catalogs.sites import StorageElement
-from datamgmt import subscriptions
-from gridapp.naming import element, site_of
+from datamgmt import asking, linkstates, preview, subscriptions
+from datamgmt.asking import Order
+from datamgmt.subscriptions import SubscriptionRow
+from gridapp.insights import previews
+from gridapp.naming import dataset, element, site_of
 from gridcore import identity
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How something is to be had at a storage element; see `datamgmt.asking.Order`. `ask` leaves the decision
+    to others even where the asker could decide."""
+
+    custodial: bool = False
+    priority: int = 0
+    move: bool = False
+    static: bool = False
+    since: datetime | None = None
+    until: datetime | None = None
+    group: str | None = None
+    comment: str | None = None
+    ask: bool = False
+    ask_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What is asked for, where, and at which site that is."""
+
+    dataset: DatasetRow
+    block: BlockRow | None
+    se: StorageElement
+    site: str
+
+    @property
+    def subject(self) -> str:
+        """As people write it."""
+        return self.dataset.name if self.block is None else self.block.name
+
+
+PLAIN = Terms()
+
+
 def subscribe(
     context: Context,
-    dataset: str,
+    subject: str,
     se: str,
     actor: Principal,
+    terms: Terms = PLAIN,
     *,
-    custodial: bool = False,
-    priority: int = 0,
-    group: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Have a dataset at an SE: {"subscription", "dataset", "se", "new", "files", "bytes"}.
+    """Have a dataset, or one block of it, at an SE: {"subscription", "dataset", "se", "state", "new",
+    "files", "bytes", "ask_id"}.
 
-    With `dry_run` nothing is written and the subscription of a new one is None; files and bytes are what the
-    dataset holds now. Raises NotFound, Denied, UsageError for a group that is not the actor's.
+    Without the right to decide there it is ASKED. With `dry_run` nothing is written, the subscription of a
+    new one is None and `preview` says what it would take. Raises NotFound, Denied, Conflict, UsageError.
     """
     with context.database.snapshot() as conn:
-        wanted, target, site = _named(conn, dataset, se)
-        old = {(one.dataset, one.se): one for one in subscriptions.subscriptions(conn)}.get((dataset, se))
-    paying = _group(actor, group)
-    identity.require(actor, Action.SUBSCRIBE, Subject(owner=actor.name, group=paying, site=site))
-    found = None if old is None else old.id
-    if not dry_run:
-        key, now = context.keys.one("subscription"), context.clock.now()
-        found = context.database.transaction(
-            lambda conn: subscriptions.subscribe(
-                conn, key, wanted.id, target.id, custodial, priority, actor.name, paying, now
-            )
-        )
-    names = {"dataset": dataset, "se": se, "new": old is None}
-    return {"subscription": found, **names, "files": wanted.files, "bytes": wanted.bytes}
+        named = _named(conn, subject, se)
+        _check_move(conn, named, terms)
+        old = subscriptions.between(conn, named.dataset.id, named.se.id, named.block.id if named.block else 0)
+    paying = _group(actor, terms.group)
+    identity.require(actor, Action.SUBSCRIBE, Subject(owner=actor.name, group=paying, site=named.site))
+    decided_by = None if terms.ask or not _decides(actor, named.site, paying) else actor.name
+    order = _order(named, actor, paying, terms)
+    amount = named.block or named.dataset
+    found = {
+        "subscription": None if old is None else old.id,
+        "dataset": named.subject,
+        "se": se,
+        "state": None if old is None else old.state.value,
+        "new": old is None,
+        "files": amount.files,
+        "bytes": amount.bytes,
+    }
+    if dry_run:
+        return {**found, "asked": decided_by is None, "preview": _preview(context, order)}
+    key, now = context.keys.one("subscription"), context.clock.now()
 
+    def unit(conn: Connection) -> SubscriptionRow:
+        return subscriptions.one(conn, asking.subscribe(conn, key, order, now, decided_by))
+
+    made = context.database.transaction(unit)
+    return {**found, "subscription": made.id, "state": made.state.value, "ask_id": made.ask_id}
+
+
+def _order(named: _Named, actor: Principal, paying: str, terms: Terms) -> Order:
+    return Order(
+        dataset_id=named.dataset.id,
+        se_id=named.se.id,
+        requester=actor.name,
+        group=paying,
+        block_id=named.block.id if named.block else 0,
+        custodial=terms.custodial,
+        priority=terms.priority,
+        move=terms.move,
+        static=terms.static,
+        fill_after=terms.since,
+        suspended_until=terms.until,
+        comments=terms.comment,
+        ask_id=terms.ask_id or str(uuid.uuid4()),
+    )
+
+
+def _preview(context: Context, order: Order) -> dict[str, Any]:
+    subject = preview.Subject(order.dataset_id, order.block_id)
+    policies, now = linkstates.policies(context.settings), context.clock.now()
+    with context.database.snapshot() as conn:
+        found = preview.delivery(conn, subject, [order.se_id], now, policies, group=order.group)
+        names = {one.id: one.name for one in sites.storage_elements(conn)}
+    return previews.preview(found, names)
+
+
+def _check_move(conn: Connection, named: _Named, terms: Terms) -> None:
+    """A move to where all there is of it lies, and nowhere else, moves nothing."""
+    if not terms.move:
+        return
+    if named.block is None:
+        held = {one.se_id for one in holdings.of_dataset(conn, named.dataset.id)}
+    else:
+        copies = replicas.complete_replicas(conn, [named.block.id]).get(named.block.id, [])
+        held = {one.se_id for one in copies}
+    if held == {named.se.id}:
+        raise UsageError(
+            f"{named.subject} is at {named.se.name} and nowhere else: there is nothing to move",
+            hint="subscribe it elsewhere, or without --move",
+        )
+
+
+# --- decided -----------------------------------------------------------------------------------------
+
+
+def decide(
+    context: Context, what: str, actor: Principal, *, approved: bool, comment: str | None = None
+) -> list[dict[str, Any]]:
+    """Say yes or no to a subscription that is ASKED, or to those of an ask id where the actor may:
+    [{"subscription", "dataset", "se", "state", "changed"}]. Raises NotFound, Denied."""
+    with context.database.snapshot() as conn:
+        asked = _asked(conn, what)
+        places = {one.id: site_of(conn, element(conn, one.se)) for one in asked}
+    mine = [one for one in asked if _decides(actor, places[one.id], one.group)]
+    if not mine:
+        subject = Subject(group=asked[0].group, site=places[asked[0].id])
+        identity.require(actor, Action.SUBSCRIPTION_DECIDE, subject)
+    now = context.clock.now()
+
+    def unit(conn: Connection) -> dict[int, bool]:
+        return {
+            one.id: asking.decide(conn, one.id, actor.name, now, approved=approved, note=comment)
+            for one in sorted(mine, key=lambda one: (one.dataset_id, one.id))
+        }
+
+    changed = context.database.transaction(unit)
+    return [_after(context, one.id, changed=changed[one.id]) for one in mine]
+
+
+def _asked(conn: Connection, what: str) -> list[SubscriptionRow]:
+    if what.isdecimal():
+        return [subscriptions.one(conn, int(what))]
+    found = subscriptions.of_ask(conn, what)
+    if not found:
+        raise NotFound(
+            f"nothing was asked for as {what}", hint="see: tierflow subscription list --state ASKED"
+        )
+    return found
+
+
+def _decides(actor: Principal, site: str, group: str) -> bool:
+    """Whether the actor decides what comes to the site; that something is one's own does not count."""
+    return identity.may(actor, Action.SUBSCRIPTION_DECIDE, Subject(group=group, site=site))
+
+
+# --- changed and ended -------------------------------------------------------------------------------
 
 #: What one may do to a subscription.
 CHANGES = {
@@ -59,41 +200,84 @@ CHANGES = {
 
 
 def change_subscription(
-    context: Context, subscription_id: int, change: str, actor: Principal
+    context: Context, subscription_id: int, change: str, actor: Principal, **options: Any
 ) -> dict[str, Any]:
-    """Suspend, resume or remove a subscription: {"subscription", "dataset", "se", "state", "changed"}.
+    """Suspend (`until` a moment), resume or remove a subscription: {"subscription", "dataset", "se", "state",
+    "changed"}.
 
     What has arrived stays where it is. Raises NotFound, Denied.
     """
+    _require(context, subscription_id, actor)
+    now = context.clock.now()
+
+    def unit(conn: Connection) -> bool:
+        return CHANGES[change](conn, subscription_id, actor.name, now, **options)
+
+    return _after(context, subscription_id, changed=context.database.transaction(unit))
+
+
+def amend(
+    context: Context, subscription_id: int, values: Mapping[str, Any], actor: Principal
+) -> dict[str, Any]:
+    """Give a subscription other terms: {"subscription", "dataset", "se", "state", "changed": [names]}.
+
+    values: custodial, priority, move, static, since, comment, group, of which None leaves as it is. Raises
+    NotFound, Denied, UsageError, Conflict for one that has ended.
+    """
+    row, site = _require(context, subscription_id, actor)
+    given = {name: value for name, value in values.items() if value is not None}
+    if not given:
+        raise UsageError("nothing is to be changed", hint="such as --priority 5")
+    grows = {"custodial", "move"} & {name for name in given if given[name]} or "group" in given
+    if grows and not _decides(actor, site, row.group):
+        identity.require(actor, Action.SUBSCRIPTION_DECIDE, Subject(group=row.group, site=site))
+    columns = {"since": "fill_after", "comment": "comments", "group": "acct_group"}
+    put = {columns.get(name, name): _as_column(value) for name, value in given.items()}
+    now = context.clock.now()
+    changed = context.database.transaction(
+        lambda conn: asking.change(conn, subscription_id, put, actor.name, now)
+    )
+    return _after(context, subscription_id, changed=[_FACES.get(name, name) for name in changed])
+
+
+_FACES = {"fill_after": "since", "comments": "comment", "acct_group": "group"}
+
+
+def _as_column(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _require(context: Context, subscription_id: int, actor: Principal) -> tuple[SubscriptionRow, str]:
+    """The subscription and its site, if the actor may change it. Raises NotFound, Denied."""
     with context.database.snapshot() as conn:
         row = subscriptions.one(conn, subscription_id)
         site = site_of(conn, element(conn, row.se))
     subject = Subject(owner=row.requester, group=row.group, site=site)
     identity.require(actor, Action.SUBSCRIPTION_DECIDE, subject)
-    now = context.clock.now()
+    return row, site
 
-    def unit(conn: Connection) -> bool:
-        return CHANGES[change](conn, subscription_id, actor.name, now)
 
-    changed = context.database.transaction(unit)
+def _after(context: Context, subscription_id: int, *, changed: Any) -> dict[str, Any]:
     with context.database.snapshot() as conn:
-        state = subscriptions.one(conn, subscription_id).state
+        row = subscriptions.one(conn, subscription_id)
     return {
-        "subscription": subscription_id,
-        "dataset": row.dataset,
+        "subscription": row.id,
+        "dataset": row.block or row.dataset,
         "se": row.se,
-        "state": state.value,
+        "state": row.state.value,
         "changed": changed,
     }
 
 
-def _named(conn: Connection, dataset: str, se: str) -> tuple[DatasetRow, StorageElement, str]:
-    """The dataset, the storage element and its site's name. Raises NotFound."""
-    wanted = bookkeeping.dataset_by_name(conn, dataset)
-    if wanted is None:
-        raise NotFound(f"there is no dataset {dataset}", hint="see: tierflow dataset list")
-    target = element(conn, se)
-    return wanted, target, site_of(conn, target)
+# --- names -------------------------------------------------------------------------------------------
+
+
+def _named(conn: Connection, subject: str, se: str) -> _Named:
+    """Raises NotFound with near names."""
+    name, sign, _ = subject.partition("#")
+    whole, target = dataset(conn, name), element(conn, se)
+    block = discovery.block_show(conn, subject).block if sign else None
+    return _Named(whole, block, target, site_of(conn, target))
 
 
 def _group(actor: Principal, group: str | None) -> str:

@@ -146,6 +146,14 @@ class Deletion(Section):
     )
 
 
+class Subscription(Section):
+    """Standing wishes for data."""
+
+    move_grace_s: float = Field(
+        default=604_800, ge=0, description="time a finished move leaves the other copies where they are"
+    )
+
+
 class Api(Section):
     """The REST API and the live page."""
 
@@ -174,6 +182,7 @@ class Settings(BaseSettings):
     block: Block = Block()
     transfer: Transfer = Transfer()
     deletion: Deletion = Deletion()
+    subscription: Subscription = Subscription()
     api: Api = Api()
     log: Log = Log()
 

@@ -43,9 +43,11 @@ COMMANDS = {
     "block": Entry("blocks:block", "Blocks: sets of a dataset's files that move as one."),
     "file": Entry("files:file", "Files by their LFN: what is known of them, and what is wrong."),
     "subscribe": Entry(
-        "subscriptions:subscribe", "Have a dataset at a storage element, now and as it grows."
+        "subscriptions:subscribe", "Have a dataset, or one block, at a storage element, now and as it grows."
     ),
-    "subscription": Entry("subscriptions:subscription", "Subscriptions: standing wishes for datasets."),
+    "subscription": Entry(
+        "subscriptions:subscription", "Subscriptions: standing wishes for datasets and blocks."
+    ),
     "transfer": Entry("transfers:transfer", "Transfers: one file, one hop."),
     "link": Entry("links:link", "Links between storage elements."),
     "site": Entry("sites:site", "Sites and their storage."),

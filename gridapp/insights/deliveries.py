@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Integer, and_, bindparam, case, func, select
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+)
 
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, se
@@ -13,26 +24,41 @@ from catalogs.tables import dataset as dataset_table
 from datamgmt import reasons
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import COVERS
 from datamgmt.tables import block_dest, subscription_history, transfer
 from datamgmt.tables import subscription as subscription_table
 from datamgmt.transfer_states import TransferState
 from gridapp.insights.topology import se_names
-from gridapp.insights.values import LIMIT, plain, record
+from gridapp.insights.values import LIMIT, plain, record, state_of
 from gridcore.db.statements import select_in
 from gridcore.errors import NotFound
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
 
 _SUBSCRIPTIONS = (
-    select(subscription_table, dataset_table.c.name.label("dataset"), se.c.name.label("se"))
+    select(
+        subscription_table,
+        dataset_table.c.name.label("dataset"),
+        se.c.name.label("se"),
+        block.c.name.label("block"),
+    )
     .join_from(subscription_table, dataset_table, dataset_table.c.id == subscription_table.c.dataset_id)
     .join(se, se.c.id == subscription_table.c.se_id)
+    .outerjoin(block, block.c.id == subscription_table.c.block_id)
 )
-SUBSCRIPTIONS = _SUBSCRIPTIONS.order_by(subscription_table.c.id.desc()).limit(bindparam("n", type_=Integer))
+SUBSCRIPTIONS = (
+    _SUBSCRIPTIONS.where(subscription_table.c.state.in_(bindparam("states", expanding=True)))
+    .order_by(subscription_table.c.id.desc())
+    .limit(bindparam("n", type_=Integer))
+)
 SUBSCRIPTIONS_OF = _SUBSCRIPTIONS.where(dataset_table.c.id == bindparam("dataset_id")).order_by(se.c.name)
 SUBSCRIPTION = _SUBSCRIPTIONS.where(subscription_table.c.id == bindparam("subscription_id"))
 SUBSCRIPTION_AT = _SUBSCRIPTIONS.where(
-    dataset_table.c.name == bindparam("name"), se.c.name == bindparam("se_name")
+    or_(
+        and_(dataset_table.c.name == bindparam("name"), subscription_table.c.block_id == 0),
+        block.c.name == bindparam("name"),
+    ),
+    se.c.name == bindparam("se_name"),
 )
 SUBSCRIPTION_MOVES = (
     select(subscription_history)
@@ -62,7 +88,11 @@ PROGRESS = (
     .join_from(
         subscription_table,
         block,
-        and_(block.c.dataset_id == subscription_table.c.dataset_id, block.c.state == BlockState.CLOSED),
+        and_(
+            block.c.dataset_id == subscription_table.c.dataset_id,
+            block.c.state == BlockState.CLOSED,
+            COVERS,
+        ),
     )
     .outerjoin(block_replica, _THERE)
     .where(subscription_table.c.id.in_(_IDS))
@@ -72,7 +102,7 @@ ARRIVING = (
     select(
         subscription_table.c.id, func.count().label("n_files"), func.sum(transfer.c.bytes).label("n_bytes")
     )
-    .join_from(subscription_table, block, block.c.dataset_id == subscription_table.c.dataset_id)
+    .join_from(subscription_table, block, and_(block.c.dataset_id == subscription_table.c.dataset_id, COVERS))
     .join(
         transfer, and_(transfer.c.block_id == block.c.id, transfer.c.dst_se_id == subscription_table.c.se_id)
     )
@@ -104,6 +134,7 @@ BLOCKS_AT = (
         block_dest, and_(block_dest.c.block_id == block.c.id, block_dest.c.se_id == bindparam("at_se"))
     )
     .where(block.c.dataset_id == bindparam("dataset_id"))
+    .where(or_(bindparam("only", type_=BigInteger) == 0, block.c.id == bindparam("only", type_=BigInteger)))
     .order_by(case((block_replica.c.state == ReplicaState.COMPLETE, 1), else_=0), block.c.id)
     .limit(bindparam("n", type_=Integer))
 )
@@ -131,9 +162,10 @@ def sentence(code: str | None, params: Mapping[str, Any] | None, names: Mapping[
 # --- subscriptions -----------------------------------------------------------------------------------
 
 
-def subscriptions(conn: Connection, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Subscriptions, newest first, with how much of each is there."""
-    return _subscriptions(conn, conn.execute(SUBSCRIPTIONS, {"n": limit}).all())
+def subscriptions(conn: Connection, limit: int = LIMIT, state: str | None = None) -> list[dict[str, Any]]:
+    """Subscriptions, newest first, in one state or any, with how much of each is there. Raises UsageError."""
+    states = state_of(SubscriptionState, state)
+    return _subscriptions(conn, conn.execute(SUBSCRIPTIONS, {"n": limit, "states": states}).all())
 
 
 def subscriptions_of(conn: Connection, dataset_id: int) -> list[dict[str, Any]]:
@@ -152,14 +184,25 @@ def _subscriptions(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]
 def _subscription(row: Any, progress: Any, arriving: Any, names: Mapping[int, str]) -> dict[str, Any]:
     done, whole = _amounts(progress, arriving)
     return {
-        **record(row, "id", "dataset", "se", "state", "priority", "requester", "created_at", "updated_at"),
+        **record(row, *_SHOWN),
         "group": row.acct_group,
-        "custodial": bool(row.custodial),
+        **{name: bool(row._mapping[name]) for name in ("custodial", "move", "static")},
+        "since": plain(row.fill_after),
+        "until": plain(row.suspended_until),
+        "comment": row.comments,
         **{name: whole[name] for name in ("blocks", "files", "bytes")},
         **{f"{name}_done": done[name] for name in ("blocks", "files", "bytes")},
         "percent": _percent(done, whole),
+        "eta": plain(row.eta_p50),
+        "eta_late": plain(row.eta_p90),
         "reason": sentence(row.code, row.params, names) or _standing(row.state, done, whole),
     }
+
+
+_SHOWN = (
+    *("id", "dataset", "block", "se", "state", "priority", "requester", "ask_id", "decided_by"),
+    *("created_at", "updated_at", "complete_at"),
+)
 
 
 def _amounts(progress: Any, arriving: Any) -> tuple[dict[str, int], dict[str, int]]:
@@ -206,7 +249,7 @@ def subscription(conn: Connection, subscription_id: int) -> dict[str, Any]:
     moves = conn.execute(SUBSCRIPTION_MOVES, {"subscription_id": subscription_id})
     return {
         **view,
-        "block_list": blocks_at(conn, row.dataset_id, row.se_id),
+        "block_list": blocks_at(conn, row.dataset_id, row.se_id, only=row.block_id),
         "history": [
             {"from": plain(one.frm), "to": one.dst.value, **record(one, "at", "actor", "code")}
             for one in moves
@@ -228,9 +271,13 @@ def subscription_id(conn: Connection, dataset_name: str, se_name: str) -> int:
 # --- blocks ------------------------------------------------------------------------------------------
 
 
-def blocks_at(conn: Connection, dataset_id: int, se_id: int, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Blocks of a dataset as one storage element has them, what is missing first, each with its sentence."""
-    rows = conn.execute(BLOCKS_AT, {"dataset_id": dataset_id, "at_se": se_id, "n": limit}).all()
+def blocks_at(
+    conn: Connection, dataset_id: int, se_id: int, limit: int = LIMIT, *, only: int = 0
+) -> list[dict[str, Any]]:
+    """Blocks of a dataset, or the `only` one, as one storage element has them, what is missing first, each
+    with its sentence."""
+    binds = {"dataset_id": dataset_id, "at_se": se_id, "n": limit, "only": only}
+    rows = conn.execute(BLOCKS_AT, binds).all()
     busy: dict[int, dict[str, Any]] = {}
     for one in select_in(conn, TRANSFERS_TO, [row.id for row in rows], {"at_se": se_id}):
         busy.setdefault(one.block_id, {})[one.state.value] = {"files": one.n, "error": one.error}

@@ -125,7 +125,7 @@ def test_nothing_is_added_beyond_a_quota_and_asking_again_adds_nothing(asked, cl
         if account[new.subscription_id] in left:
             left[account[new.subscription_id]] -= sizes[new.block_id]
     assert all(n >= 0 for n in left.values())
-    assert all(one.account in room for one in found.waiting)
+    assert all(one.wanted.account in room for one in found.waiting)
     free = allocate(asked, closed, existing)
     assert {one.key for one in found.add} | {one.wanted.key for one in found.waiting} == {
         one.key for one in free.add
@@ -140,7 +140,7 @@ def test_what_does_not_fit_keeps_its_place_before_smaller_ones():
     closed = [ClosedBlock(1, 1, 60), ClosedBlock(2, 1, 60), ClosedBlock(3, 1, 10)]
     change = allocate([subscription(account="top")], closed, NOTHING, {"top": 100})
     assert change.add == [row(1)]
-    assert change.waiting == [Waiting(row(2), "top", 60, 40), Waiting(row(3), "top", 10, 40)]
+    assert change.waiting == [Waiting(row(2), Reason.QUOTA_FULL, 40), Waiting(row(3), Reason.QUOTA_FULL, 40)]
 
 
 def test_the_urgent_get_room_first():

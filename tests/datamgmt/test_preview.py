@@ -97,24 +97,24 @@ def test_quotas_and_space_are_told_before_and_after(database: Database) -> None:
     grid.link("AB")
     grid.produce(3)
     size = size_of(grid)
-    row = {"id": 1, "owner": "space:T2_XX_B:physics", "limit_value": size - 1, "used_value": 1}
+    row = {"id": 1, "owner": "space:T2_XX_B:physics", "limit_value": size - 1, "used_value": 0}
     grid.do(lambda conn, _: insert_rows(conn, quota, [row]))
     grid.do(lambda conn, _: conn.execute(update(se).where(se.c.id == 2).values(space_bytes=10 * size)))
     found = ask(grid, "B", group="physics")
     assert [(one.group, one.before, one.after, one.limit) for one in found.rooms] == [
         (None, 0, size, 10 * size),
-        ("physics", 1, size + 1, size - 1),
+        ("physics", 0, size, size - 1),
     ]
     (caution,) = found.cautions
     assert (caution.code, caution.params["free"], caution.params["size"]) == (
         Reason.QUOTA_FULL,
-        size - 2,
+        size - 1,
         size,
     )
     told = previews.preview(found, {1: "T2_A", 2: "T2_B"})
     assert told["by_link"] == {"T2_A -> T2_B": size}
     assert told["warnings"] == [
-        f"group physics has {size - 2} of {size - 1} bytes left at T2_XX_B, and {size} are needed"
+        f"group physics has {size - 1} of {size - 1} bytes left at T2_XX_B, and {size} are needed"
     ]
 
 

@@ -29,9 +29,9 @@ def grid(database: Database) -> DataGrid:
 
 def allocate(grid: DataGrid) -> int:
     def unit(conn: object, now: datetime) -> int:
-        todo = allocating.unsettled_datasets(conn)  # type: ignore[arg-type]
-        changed = [allocating.allocate_dataset(conn, one, now) for one in todo]  # type: ignore[arg-type]
-        return sum(changed)
+        todo = allocating.unsettled(conn, 10)  # type: ignore[arg-type]
+        done = [allocating.allocate_dataset(conn, one, now) for one in todo]  # type: ignore[arg-type]
+        return sum(one.changed for one in done)
 
     return grid.do(unit)  # type: ignore[no-any-return]
 

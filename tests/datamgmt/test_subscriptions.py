@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from catalogs import wishes
 from catalogs.states import WishState
 from catalogs.tables import wish
-from datamgmt import allocating, deliveries, subscriptions
+from datamgmt import allocating, deliveries, progress, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription_history
@@ -39,19 +39,20 @@ def test_subscribing_twice_is_one_subscription_and_only_ever_asks_for_more(grid:
     first = grid.subscribe("B", priority=3)
     assert grid.subscribe("B", custodial=True, priority=1) == first
     assert (only(grid).custodial, only(grid).priority) == (True, 3)
-    assert history(grid) == [(None, SubscriptionState.ACTIVE, "anna")]
+    active = SubscriptionState.ACTIVE
+    assert history(grid) == [(None, active, "anna"), (active, active, "anna")]
 
 
 def test_the_state_follows_the_blocks(grid: DataGrid) -> None:
     at_origin = grid.subscribe("A")
-    assert grid.do(subscriptions.review) == 1
+    assert grid.do(progress.review) == 1
     assert (only(grid).state, only(grid).params) == (SubscriptionState.COMPLETE, {"complete": 1, "blocks": 1})
-    assert grid.do(subscriptions.review) == 0
+    assert grid.do(progress.review) == 0
     grid.produce(1, "B", first=2)
-    assert grid.do(subscriptions.review) == 1
+    assert grid.do(lambda conn, now: progress.review_dataset(conn, grid.dataset_id, now)) == 1
     assert (only(grid).state, only(grid).code) == (SubscriptionState.ACTIVE, Reason.DELIVERING)
     grid.do(lambda conn, now: subscriptions.suspend(conn, at_origin, "bert", now))
-    assert grid.do(subscriptions.review) == 0
+    assert grid.do(progress.review) == 0
     assert [row[1] for row in history(grid)] == ["ACTIVE", "COMPLETE", "ACTIVE", "SUSPENDED"]
 
 
@@ -59,7 +60,7 @@ def test_a_dataset_without_closed_blocks_is_not_delivered(database: Database) ->
     grid = DataGrid(database, "A")
     grid.produce(1, close=False)
     grid.subscribe("A")
-    grid.do(subscriptions.review)
+    grid.do(progress.review)
     assert (only(grid).state, only(grid).code) == (SubscriptionState.ACTIVE, Reason.NO_CLOSED_BLOCK)
 
 

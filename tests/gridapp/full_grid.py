@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.replicas import Begin
-from datamgmt import linkstates, subscriptions
+from datamgmt import asking, linkstates
+from datamgmt.asking import Order
 from datamgmt.links import LinkPolicy, Outcome
 from datamgmt.linkstates import Ended
 from datamgmt.reasons import Reason
@@ -221,8 +222,9 @@ class Builder:
         self.do(replicas.begin_all, [Begin(1, 2, custodial=True)], now)
         self.do(replicas.complete_all, 2, {1: 1}, now)
         key = self.keys.one("subscription")
-        asked = (dataset.id, 2, True, 1, "anna", "heavy", now)
-        self.do(subscriptions.subscribe, key, *asked)
+        by = {"requester": "anna", "group": "heavy"}
+        order = Order(dataset_id=dataset.id, se_id=2, custodial=True, priority=1, **by)
+        self.do(asking.subscribe, key, order, now, "anna")
         params = {"src": 4, "hop_dst": 2, "path": [4, 2]}
         values = {"subscription_id": key, "priority": 1, "decided_at": now, "created_at": now}
         row = {"block_id": 2, "se_id": 2, "src_se_id": 4, "path": [4, 2], **values}

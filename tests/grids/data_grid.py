@@ -23,7 +23,8 @@ from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
 from catalogs.states import BlockState, ReplicaState, WishKind, WishState
 from catalogs.tables import block, wish
-from datamgmt import subscriptions
+from datamgmt import asking
+from datamgmt.asking import Order
 from datamgmt.invariants import INVARIANTS
 from datamgmt.tables import transfer
 from datamgmt.tools.base import TransferTool
@@ -134,20 +135,12 @@ class DataGrid:
             Path(pfn).parent.mkdir(parents=True, exist_ok=True)
             Path(pfn).write_bytes(data)
 
-    def subscribe(self, name: str, *, custodial: bool = False, priority: int = 0) -> int:
+    def subscribe(self, name: str, *, decided_by: str | None = "anna", **asked: Any) -> int:
         key = self.keys.one("subscription")
+        by = {"requester": "anna", "group": "physics", **asked}
+        order = Order(dataset_id=self.dataset_id, se_id=self.ids[name], **by)
         return self.database.transaction(
-            lambda conn: subscriptions.subscribe(
-                conn,
-                key,
-                self.dataset_id,
-                self.ids[name],
-                custodial,
-                priority,
-                "anna",
-                "physics",
-                self.clock.now(),
-            )
+            lambda conn: asking.subscribe(conn, key, order, self.clock.now(), decided_by)
         )
 
     def place(self, name: str, *, custodial: bool = False) -> int:
