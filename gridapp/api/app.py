@@ -16,7 +16,7 @@ from gridapp.api import routes
 from gridapp.api.guard import LOOPBACK, Guard
 from gridapp.web import data_pages, pages
 from gridcore.db import Database
-from gridcore.errors import GridError
+from gridcore.errors import GridError, UsageError
 from gridcore.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,10 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(one) for one in first["loc"][1:])
-    return _said(422, f"{where}: {first['msg']}", "see: /api/v1/openapi.json")
+    told = f"{where}: {first['msg']}"
+    if request.url.path.startswith(pages.PREFIXES):
+        return pages.error_page(request, UsageError(told, hint="go back, and follow the links of the page"))
+    return _said(422, told, "see: /api/v1/openapi.json")
 
 
 def _http_error(request: Request, error: Exception) -> Response:
