@@ -1,30 +1,41 @@
-"""Router: chooses how each wanted replica travels, fills the links' windows, lets go of transit copies."""
+"""Router: chooses how each wanted replica travels, queues files on links, lets go of transit copies."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import ClassVar
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
-from datamgmt import filling, hops, linkstates, routes, transfers
-from datamgmt.hops import Changes
-from datamgmt.links import window
-from datamgmt.linkstates import Load
+from agents.runtime.schedule import Duty
+from datamgmt import filling, hops, leftovers, linkstates, rerouting, routes
+from datamgmt.links import Phase, Seen, queue_limit, seen, stirs
+from datamgmt.linkstates import LinkView, Load
 from datamgmt.routing import LinkKey
+from datamgmt.transit import NoRoom
+from datamgmt.words import Changes
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
 from gridcore.db.statements import chunks
 
 #: Blocks changed in one transaction.
-SLICE = 100
+SLICE = 500
+PRUNE_S = 3600.0
+
+Views = Mapping[LinkKey, LinkView]
+T = TypeVar("T")
 
 
 class Router(Agent):
-    """One for the installation: transit space and probes are given out by one hand."""
+    """One for the installation: transit space and probes are given out by one hand.
+
+    It looks at what is due and nothing else. In memory it has only how each link looked when its hops were
+    last made due.
+    """
 
     name: ClassVar[str] = "router"
     wakes: ClassVar[frozenset[str]] = frozenset(
@@ -35,66 +46,121 @@ class Router(Agent):
         super().__init__(context)
         self._policies = linkstates.policies(context.settings)
         self._random = random.Random()
+        self._seen: dict[LinkKey, Seen] | None = None
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
-        """One pass: decisions, what follows from them for queued files, windows."""
+        """One pass: decisions, what follows from them for queued files, queues, and what is left over."""
         lease = held[own_lease(self.name)]
-        changes = self._decide()
+        links = self._links(lease)
+        changes = self._decide(links)
         counts = {
-            "decided": self._apply(lease, changes),
-            "requeued": self._follow(lease, changes),
-            "queued": self._fill(lease),
+            **self._apply(lease, changes),
+            "queued": self._fill(lease, links),
+            "released": self._let_go(lease),
         }
         if counts["requeued"] or counts["queued"]:
             self.context.bus.publish(Event("transfers.queued", self.name))
-        if changes.release:
+        if counts["released"]:
             self.context.bus.publish(Event("replica.deleting", self.name))
         return counts
 
-    def _decide(self) -> Changes:
+    def duties(self) -> Sequence[Duty]:
+        """Forget what was said long ago, every hour."""
+        return [Duty(name="prune", act=self.prune, every_s=PRUNE_S)]
+
+    def prune(self, lease: Lease) -> Counts:
+        """Remove old words from the history."""
+        return {"words": self._do(lease, rerouting.prune)}
+
+    def _do(self, lease: Lease, unit: Callable[..., T], *args: object) -> T:
+        """Run unit(conn, *args, now) in a transaction of the lease."""
+        return self.context.database.transaction(lambda conn: unit(conn, *args, leases.hold(conn, lease)))
+
+    # --- links ---------------------------------------------------------------------------------------
+
+    def _links(self, lease: Lease) -> Views:
+        """The links; what goes over those that have changed is due."""
         with self.context.database.snapshot() as conn:
-            view, now = routes.view(conn), dbnow(conn)
+            links, now = linkstates.views(conn), dbnow(conn)
+        look = {key: seen(one.state, now, enabled=one.enabled) for key, one in links.items()}
+        before = self._seen
+        if before is None:
+            shut = [key for key, one in look.items() if one.phase is not Phase.OPEN]
+            self._stir(lease, shut, opened=True, older=True)
+            self._seen = look
+            return links
+        changed = [key for key, one in look.items() if key not in before or stirs(before[key], one)]
+        gone = before.keys() - look.keys()
+        if changed or gone:
+            opened = any(_usable(look[key]) and not _usable(before.get(key)) for key in changed)
+            self._stir(lease, [*changed, *gone], opened=opened)
+            self._seen = {key: one for key, one in before.items() if key in look}
+            self._seen |= {key: look[key] for key in changed}
+        return links
+
+    def _stir(self, lease: Lease, changed: Sequence[LinkKey], *, opened: bool, older: bool = False) -> None:
+        def unit(conn: Connection) -> None:
+            leases.hold(conn, lease)
+            routes.stir_links(conn, changed, opened=opened)
+            if older:
+                routes.stir_older(conn)
+
+        self.context.database.transaction(unit)
+
+    # --- routes --------------------------------------------------------------------------------------
+
+    def _decide(self, links: Views) -> Changes:
+        with self.context.database.snapshot() as conn:
+            now = dbnow(conn)
+            due = routes.due(conn, now)
+            if not due:
+                return Changes()
+            view = routes.view(conn, due, links)
         return hops.decide(view, now, self._policies, self._random.random)
 
-    def _apply(self, lease: Lease, changes: Changes) -> int:
-        done = 0
+    def _apply(self, lease: Lease, changes: Changes) -> Counter[str]:
+        done: Counter[str] = Counter(decided=0, requeued=0)
         for blocks in chunks(changes.blocks(), SLICE):
             part = changes.of_blocks(set(blocks))
-            done += self.context.database.transaction(
-                lambda conn, part=part: routes.apply(conn, part, leases.hold(conn, lease))  # type: ignore[misc]
-            )
+            try:
+                done.update(self._do(lease, rerouting.apply, part))
+            except NoRoom:
+                continue  # they are due still, and planned with the room there is
         return done
 
-    def _follow(self, lease: Lease, changes: Changes) -> int:
-        keys = changes.again | {key for key, word in changes.words.items() if word.src is not None}
-        return sum(
-            self.context.database.transaction(
-                lambda conn, part=part: transfers.follow(conn, part, leases.hold(conn, lease))  # type: ignore[misc]
-            )
-            for part in map(frozenset, chunks(sorted(keys), SLICE))
-        )
-
-    def _fill(self, lease: Lease) -> int:
+    def _let_go(self, lease: Lease) -> int:
+        """Room whose time is over, then copies nobody keeps room for."""
+        self._do(lease, leftovers.expire, SLICE)
         with self.context.database.snapshot() as conn:
-            room = self._room(conn)
+            idle = leftovers.idle(conn, SLICE)
+        return self._do(lease, leftovers.release, idle) if idle else 0
+
+    # --- queues --------------------------------------------------------------------------------------
+
+    def _fill(self, lease: Lease, links: Views) -> int:
+        with self.context.database.snapshot() as conn:
+            room = self._room(conn, links)
         return sum(self._fill_link(lease, hop, n) for hop, n in room.items())
 
-    def _room(self, conn: Connection) -> dict[LinkKey, int]:
-        """By hop under way, how many files its link's window still takes."""
-        views, busy, now = linkstates.views(conn), linkstates.loads(conn), dbnow(conn)
-        open_hops = [hop for hop in routes.hops(conn) if hop in views and views[hop].enabled]
-        room = {
-            hop: window(views[hop].state, now, self._policies.link) - busy.get(hop, Load()).files
-            for hop in open_hops
-        }
-        return {hop: n for hop, n in room.items() if n > 0}
+    def _room(self, conn: Connection, links: Views) -> dict[LinkKey, int]:
+        """By hop under way, how many files its link's queue still takes."""
+        busy, now = linkstates.loads(conn), dbnow(conn)
+        room: dict[LinkKey, int] = {}
+        for hop, mean in routes.hops(conn).items():
+            link = links.get(hop)
+            if link is not None and link.enabled:
+                most = queue_limit(link.state, mean, now, link.bounded(self._policies.link))
+                room[hop] = most - busy.get(hop, Load()).files
+        return {hop: n for hop, n in sorted(room.items()) if n > 0}
 
     def _fill_link(self, lease: Lease, hop: LinkKey, n: int) -> int:
         with self.context.database.snapshot() as conn:
             chosen = filling.candidates(conn, hop, n, dbnow(conn))
         if not chosen:
             return 0
-        ids = self.context.keys.take("transfer", sum(one.files for one in chosen))
-        return self.context.database.transaction(
-            lambda conn: filling.fill(conn, hop, chosen, ids, leases.hold(conn, lease))
-        )
+        keys = self.context.keys.take("transfer", sum(one.files for one in chosen))
+        return self._do(lease, filling.fill, hop, chosen, keys)
+
+
+def _usable(look: Seen | None) -> bool:
+    return look is not None and look.phase is not Phase.PARKED

@@ -30,13 +30,15 @@ from gridcore.db.statements import run_many, select_in
 
 #: A row is due at once.
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+#: What is below is due at once, and has been told so several times.
+ONE_SECOND = datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
 THIS = (block_dest.c.block_id == bindparam("on_block"), block_dest.c.se_id == bindparam("on_se"))
 DROP = delete(block_dest).where(*THIS)
 OF_BLOCKS = select(block_dest).where(block_dest.c.block_id.in_(bindparam("ids", expanding=True)))
 _SECOND = 10**6
 _micros = type_coerce(block_dest.c.valid_until, BigInteger)
 #: At once, and each time another number, so that whoever has planned meanwhile sees that it is due again.
-_AGAIN = type_coerce(case((_micros < _SECOND, _micros + 1), else_=0), block_dest.c.valid_until.type)
+AGAIN = type_coerce(case((_micros < _SECOND, _micros + 1), else_=0), block_dest.c.valid_until.type)
 STIR = (
     update(block_dest)
     .where(
@@ -48,14 +50,14 @@ STIR = (
             block_dest.c.se_id == bindparam("on_se"),
         ),
     )
-    .values(valid_until=_AGAIN)
+    .values(valid_until=AGAIN)
 )
 STIR_TRANSIT = (
     update(block_dest)
     .where(within(block_dest.c.block_id), block_dest.c.transit_for_id.is_not(None))
-    .values(valid_until=_AGAIN)
+    .values(valid_until=AGAIN)
 )
-STIR_ASKED = update(block_dest).where(within(block_dest.c.subscription_id)).values(valid_until=_AGAIN)
+STIR_ASKED = update(block_dest).where(within(block_dest.c.subscription_id)).values(valid_until=AGAIN)
 
 
 def of_blocks(conn: Connection, block_ids: Iterable[int]) -> list[Any]:
@@ -90,11 +92,15 @@ def drop(conn: Connection, keys: Iterable[ReplicaKey], now: datetime) -> None:
     """Want these no longer: the rows go, with the room their routes keep in transit, and the router looks at
     what passes elsewhere for them. The blocks are locked; what has arrived is the caller's to release."""
     gone = sorted(set(keys))
-    if not gone:
-        return
-    run_many(conn, DROP, [at(key) for key in gone])
-    conn.execute(STIR_TRANSIT, {"ids": sorted({block_id for block_id, _ in gone})})
+    forget(conn, gone)
     transit.drop(conn, gone)
+
+
+def forget(conn: Connection, keys: Sequence[ReplicaKey]) -> None:
+    """The same, but for the room."""
+    if keys:
+        run_many(conn, DROP, [at(key) for key in keys])
+        conn.execute(STIR_TRANSIT, {"ids": sorted({block_id for block_id, _ in keys})})
 
 
 def stir_asked(conn: Connection, subscription_ids: Iterable[int]) -> int:
@@ -103,7 +109,11 @@ def stir_asked(conn: Connection, subscription_ids: Iterable[int]) -> int:
 
 
 def stir(conn: Connection, block_ids: Iterable[int], se_id: int) -> int:
-    """What waits, passes the SE, or is copied from or to there is due at once; how many: `routes.stir`."""
+    """A replica of the blocks has come to or gone from the SE, or a hop to it was given up; how many rows.
+
+    Those at the SE, and those of the same blocks that wait, pass there, or are copied from there, are due at
+    once. The blocks are locked.
+    """
     ids = sorted(set(block_ids))
     return conn.execute(STIR, {"ids": ids, "on_se": se_id}).rowcount if ids else 0
 

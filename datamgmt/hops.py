@@ -3,152 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
 from zlib import crc32
 
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
 from datamgmt.allocation import ReplicaKey
-from datamgmt.links import LinkPolicy, Phase, is_forced, phase, price
+from datamgmt.links import LinkPolicy, Phase, is_forced, price
 from datamgmt.linkstates import LinkView, Load, Policies
 from datamgmt.planning import BlockDest, Decision, Window, plan
 from datamgmt.reasons import Reason
 from datamgmt.routing import LinkCost, LinkKey
-
-#: Space of a storage element that declares no limit for transit copies.
-UNLIMITED = 1 << 62
-#: Parameters that move all the time: a word that differs in them alone is no news.
-_FIGURES = frozenset(("free", "bytes", "days"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """The router's word on a wanted replica: `src` is set while a hop that ends there is under way, `path`
-    while there is a route."""
-
-    src: int | None = None
-    path: tuple[int, ...] = ()
-    cost: float | None = None
-    code: str
-    params: Mapping[str, object]
-    valid_until: datetime | None = None
-
-    @property
-    def moving(self) -> bool:
-        """Whether hops of its route are made; a slow path is known and not taken."""
-        return bool(self.path) and self.code != Reason.SLOW_PATH
-
-    def says_as(self, other: Word) -> bool:
-        """Whether both say the same, for whatever time and with whatever figures."""
-        if (self.src, self.path, self.code) != (other.src, other.path, other.code):
-            return False
-        return self.params == other.params or _facts(self.params) == _facts(other.params)
-
-
-def _facts(params: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in params.items() if key not in _FIGURES}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dest:
-    """A wanted replica; `transit_for` is set for one that only passes through. progressed: something of it
-    has been queued or has arrived since it was decided."""
-
-    block_id: int
-    se_id: int
-    size: int
-    transit_for: int | None
-    custodial: bool
-    priority: int
-    suspended: bool
-    word: Word
-    decided_at: datetime
-    created_at: datetime
-    progressed: bool = False
-    attempts: int = 0
-    failing_since: datetime | None = None
-
-    @property
-    def key(self) -> ReplicaKey:
-        return self.block_id, self.se_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What the router sees. `replicas` by block, with those of transit copies nobody asks for; `sizes` in
-    bytes of their blocks; `spoilt`: replicas with missing or bad files; `failed`: by block, when a hop was
-    given up; `limits`: bytes an SE holds in transit at most.
-
-    due: the wanted replicas to plan; None for all that wait, whose route has expired or is broken. Of the
-    blocks of those that are due, all rows are in view; `under_way` counts the bytes routed of other blocks.
-    """
-
-    dests: Sequence[Dest]
-    replicas: Mapping[int, Sequence[ReplicaRow]]
-    sizes: Mapping[int, int]
-    spoilt: Collection[ReplicaKey]
-    links: Mapping[LinkKey, LinkView]
-    loads: Mapping[LinkKey, Load]
-    failed: Mapping[int, Mapping[LinkKey, datetime]]
-    limits: Mapping[int, int]
-    due: Collection[ReplicaKey] | None = None
-    under_way: Mapping[Window, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class NewTransit:
-    """A transit copy to be wanted, on the way to `dest`."""
-
-    key: ReplicaKey
-    word: Word
-    dest: Dest
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What the router changes: words on rows that exist, transit rows to add and to drop, rows of replicas
-    found complete, hops chosen again, replicas to begin and transit replicas to let go; and until when words
-    that stay hold from now on, of rows that were said to be due."""
-
-    words: dict[ReplicaKey, Word] = field(default_factory=dict)
-    add: list[NewTransit] = field(default_factory=list)
-    drop: list[ReplicaKey] = field(default_factory=list)
-    complete: list[ReplicaKey] = field(default_factory=list)
-    again: set[ReplicaKey] = field(default_factory=set)
-    begin: list[Dest] = field(default_factory=list)
-    release: list[ReplicaKey] = field(default_factory=list)
-    extend: dict[ReplicaKey, datetime] = field(default_factory=dict)
-
-    def of_blocks(self, blocks: Collection[int]) -> Changes:
-        """Those that concern these blocks."""
-        return Changes(
-            {key: word for key, word in self.words.items() if key[0] in blocks},
-            [one for one in self.add if one.key[0] in blocks],
-            [key for key in self.drop if key[0] in blocks],
-            [key for key in self.complete if key[0] in blocks],
-            {key for key in self.again if key[0] in blocks},
-            [one for one in self.begin if one.block_id in blocks],
-            [key for key in self.release if key[0] in blocks],
-            {key: until for key, until in self.extend.items() if key[0] in blocks},
-        )
-
-    def blocks(self) -> list[int]:
-        """The blocks they concern, ascending."""
-        keys = {*self.words, *self.drop, *self.complete, *self.again, *self.release, *self.extend}
-        keys |= {one.key for one in self.add} | {one.key for one in self.begin}
-        return sorted({key[0] for key in keys})
+from datamgmt.words import Changes, Dest, NewTransit, Room, Tries, View, Word
 
 
 def decide(view: View, now: datetime, policies: Policies, jitter: Callable[[], float]) -> Changes:
-    """The changes to make now. A route is kept until it expires or breaks; what waits is planned anew."""
+    """The changes to make to what is due: each of these rows gets a word, or longer for the one it has."""
     return _Router(view, now, policies).decide(jitter)
 
 
 def link_cost(link: LinkView, queued: int, now: datetime, policy: LinkPolicy) -> LinkCost:
     """The price of a link behind what is queued there, in bytes."""
-    asked = price(link.state, link.distance, queued, now, policy, local=link.local)
+    asked = price(link.state, link.distance, queued, now, link.bounded(policy), local=link.local)
     forced = is_forced(link.state, now)
     shut = forced and link.state.forced is Phase.PARKED
     return LinkCost(
@@ -170,58 +49,58 @@ class _Router:
         self.policies = policies
         self.finals = {one.key: one for one in view.dests if one.transit_for is None}
         self.transits = {one.key: one for one in view.dests if one.transit_for is not None}
-        self.copies = {(one.block_id, one.se_id): one for rows in view.replicas.values() for one in rows}
+        self.copies = {one.key: one for rows in view.replicas.values() for one in rows}
         self.sources = {block: self._sources(rows) for block, rows in view.replicas.items()}
         self.changes = Changes()
         self.words = {key: one.word for key, one in self.finals.items()}
 
     def decide(self, jitter: Callable[[], float]) -> Changes:
-        due = [one for one in self.finals.values() if self._due(one)]
-        for decision in self._plan(due, jitter):
+        due = [one for one in map(self.finals.get, self.view.due) if one is not None]
+        for key in self.view.due:
+            found = self.finals.get(key) or self.transits[key]
+            self.changes.seen[key] = found.word.valid_until
+        for decision in self._plan([self._tried(one) for one in due], jitter):
             self._apply(decision)
         self._pass_through()
+        self._keep_rooms()
         self._clear()
         self._begin()
         return self.changes
 
-    def _sources(self, rows: Sequence[ReplicaRow]) -> dict[int, datetime | None]:
-        return {
-            one.se_id: one.completed_at
-            for one in rows
-            if one.state is ReplicaState.COMPLETE and (one.block_id, one.se_id) not in self.view.spoilt
-        }
+    def _sources(self, rows: Sequence[ReplicaRow]) -> list[int]:
+        spoilt = self.view.spoilt
+        return [one.se_id for one in rows if one.state is ReplicaState.COMPLETE and one.key not in spoilt]
 
-    def _due(self, one: Dest) -> bool:
-        """Whether it waits, or its route has expired, broken, or been overtaken by a new replica."""
-        if self.view.due is not None:
-            return one.key in self.view.due
-        word = one.word
-        if not word.path or word.valid_until is None or word.valid_until <= self.now:
-            return True
-        sources = self.sources.get(one.block_id, {})
-        if one.suspended or word.path[0] not in sources or not sources.keys().isdisjoint(word.path[1:]):
-            return True
-        links = list(zip(word.path, word.path[1:], strict=False))
-        given_up = self.view.failed.get(one.block_id, {})
-        if any(key in given_up or not self._usable(key) for key in links):
-            return True
-        return any(at is not None and at > one.decided_at for at in sources.values())
-
-    def _usable(self, key: LinkKey) -> bool:
-        link = self.view.links.get(key)
-        return link is not None and link.enabled and phase(link.state, self.now) is not Phase.PARKED
+    def _tried(self, one: Dest) -> Dest:
+        """The same, with the hop that was given up since the last word counted, or the count begun anew."""
+        failed = self.view.failed.get(one.block_id)
+        since = [
+            at
+            for link, at in (failed or {}).items()
+            if at > one.decided_at and link in pairwise(one.word.path)
+        ]
+        if since:
+            tries = Tries(one.attempts + 1, one.failing_since or min(since))
+        elif one.attempts and one.progressed:
+            tries = Tries(0, None)
+        else:
+            return one
+        self.changes.tries[one.key] = tries
+        return replace(one, attempts=tries.attempts, failing_since=tries.failing_since)
 
     def _plan(self, due: Sequence[Dest], jitter: Callable[[], float]) -> list[Decision]:
         keys = {one.key for one in due}
-        free, counted = self._space(keys)
+        kept = {(block, via) for (block, _), vias in self.view.held.items() for via in vias}
+        passing = {key for key, one in self.copies.items() if one.transit} - kept - self.finals.keys()
         return plan(
             [_wanted(one) for one in due],
             self.sources,
             [self._cost(link) for link in self.view.links.values() if link.enabled],
-            free,
+            self.view.free,
             self.now,
             jitter,
-            arriving=counted,
+            arriving=kept | self.finals.keys(),
+            passing=passing,
             excluded={
                 block: {link: self._excluded_until(block, link, at) for link, at in hops.items()}
                 for block, hops in self.view.failed.items()
@@ -248,24 +127,6 @@ class _Router:
                 found[one.se_id, one.priority] += one.size
         return found
 
-    def _space(self, due: Collection[ReplicaKey]) -> tuple[dict[int, int], set[ReplicaKey]]:
-        """(bytes left by SE, replicas already counted): transit copies held or wanted take their place, and
-        so do those that kept routes will pass."""
-        free = {se: self.view.limits.get(se, UNLIMITED) for key in self.view.links for se in key}
-        sizes = {**self.view.sizes, **{one.block_id: one.size for one in self.view.dests}}
-        held = self.transits.keys() | {key for key, one in self.copies.items() if one.transit}
-        for block, se in held:
-            free[se] = free.get(se, UNLIMITED) - sizes[block]
-        counted = held | self.finals.keys()
-        for key, one in self.finals.items():
-            if key in due or not one.word.moving:
-                continue
-            for se in one.word.path[1:-1]:
-                if (one.block_id, se) not in counted:
-                    counted.add((one.block_id, se))
-                    free[se] = free.get(se, UNLIMITED) - one.size
-        return free, counted
-
     def _apply(self, decision: Decision) -> None:
         key = decision.block_id, decision.dest
         old = self.words[key]
@@ -273,23 +134,63 @@ class _Router:
             self.changes.complete.append(key)
             del self.words[key]
             return
+        code, facts = self._explained(decision)
         word = Word(
             src=decision.src if decision.hop_dst == decision.dest else None,
             path=decision.path,
             cost=decision.cost,
-            code=decision.code,
-            params=decision.params,
-            valid_until=decision.valid_until,
+            code=code,
+            params={**decision.params, **facts},
+            valid_until=self._valid_until(decision),
         )
         self.words[key] = word
         if word.moving:
             self.changes.again.update({(key[0], decision.path[1])} & self._given_up(key[0]))
-        same = word.says_as(old)
-        if same and self.view.due is not None:
-            self.changes.extend[key] = decision.valid_until
-        # A route planned anew counts from now, even where it is the old one; waiting for the same does not.
-        elif word.path or not same:
+        self._say(key, word, old)
+
+    def _explained(self, decision: Decision) -> tuple[Reason, dict[str, object]]:
+        """Its reason with what the plan does not know."""
+        block, code, params = decision.block_id, decision.code, decision.params
+        if code is Reason.NO_SOURCE:
+            spoilt, rows = self.view.spoilt, self.view.replicas.get(block, ())
+            lacking = [spoilt[one.key] for one in rows if one.key in spoilt]
+            return (Reason.SOURCE_EXCEPTED, {"n": min(lacking)}) if lacking else (code, {})
+        if code is Reason.NO_TRANSIT_SPACE:
+            return code, {"limit": self.view.limits.get(int(str(params["se"])))}
+        if code is Reason.ROUTER_SUSPENDED:
+            return code, self._last_error(block)
+        link: LinkKey | None = None
+        if "link_src" in params:
+            link = params["link_src"], params["link_dst"]  # type: ignore[assignment]
+        seen = self.view.links.get(link) if link else None
+        if code is Reason.LINK_PARKED and seen:
+            return code, {"n": seen.state.failures}
+        if code is Reason.LINK_FORCED and seen:
+            return code, {"actor": seen.forced_by, "note": seen.note}
+        if code is Reason.HOP_EXCLUDED and link:
+            return code, {"error_class": self.view.errors.get((block, link))}
+        return code, {}
+
+    def _last_error(self, block: int) -> dict[str, object]:
+        failed = self.view.failed.get(block)
+        if not failed:
+            return {}
+        link = max(failed, key=lambda one: (failed[one], one))
+        return {"link_src": link[0], "link_dst": link[1], "error": self.view.errors.get((block, link))}
+
+    def _valid_until(self, decision: Decision) -> datetime:
+        """Soon, where the copy the hop would make is still being deleted."""
+        end = self.copies.get((decision.block_id, decision.hop_dst or 0))
+        if end is None or end.state is not ReplicaState.DELETING:
+            return decision.valid_until
+        return min(decision.valid_until, self.now + timedelta(minutes=1) * self.policies.routing.scale)
+
+    def _say(self, key: ReplicaKey, word: Word, old: Word) -> None:
+        """A word that stays counts from when it was first said, and holds for longer."""
+        if not word.says_as(old):
             self.changes.words[key] = word
+        elif word.valid_until:
+            self.changes.extend[key] = word.valid_until
 
     def _given_up(self, block: int) -> set[ReplicaKey]:
         return {(block, dst) for _, dst in self.view.failed.get(block, {})}
@@ -306,15 +207,12 @@ class _Router:
                 if key in self.words and not self.words[key].moving:
                     self.changes.words.pop(key, None)
                     self.changes.extend.pop(key, None)
-                    if not word.says_as(self.finals[key].word):
-                        self.changes.words[key] = word
-                    elif self.view.due is not None and word.valid_until:
-                        self.changes.extend[key] = word.valid_until
+                    self._say(key, word, self.finals[key].word)
                     self.words[key] = word
-            elif mine is None:
+            elif mine is not None:
+                self._say(key, word, mine.word)
+            elif key not in self.copies:
                 self.changes.add.append(NewTransit(key, word, taker))
-            elif not word.says_as(mine.word):
-                self.changes.words[key] = word
 
     def _first_hops(self) -> dict[ReplicaKey, list[Dest]]:
         """By the replica a first hop would make, the wanted ones it is for, most urgent first."""
@@ -325,30 +223,50 @@ class _Router:
                 found[one.block_id, word.path[1]].append(one)
         return found
 
+    def _keep_rooms(self) -> None:
+        """The stops of the routes of what is due that hold the block only for others. What waits keeps the
+        room of copies that are there already, until its time is over."""
+        for key in self.view.due:
+            word = self.words.get(key)
+            if word is None:
+                continue
+            block = key[0]
+            if word.moving:
+                stops = {via: pos for pos, via in enumerate(word.path[:-1]) if self._passes(block, via)}
+                until = (word.valid_until or self.now) + self.policies.transit_age
+                room = Room(stops, until)
+            else:
+                held = self.view.held.get(key, ())
+                room = Room({via: 0 for via in held if self._in_transit(block, via)}, None)
+            if room.stops or self.view.held.get(key):
+                self.changes.rooms[key] = room
+
+    def _passes(self, block: int, via: int) -> bool:
+        copy = self.copies.get((block, via))
+        return (block, via) not in self.finals and (copy is None or copy.transit)
+
+    def _in_transit(self, block: int, via: int) -> bool:
+        copy = self.copies.get((block, via))
+        return copy is not None and copy.transit and copy.state is not ReplicaState.DELETING
+
     def _clear(self) -> None:
-        """Transit copies no route passes go; those of blocks that wait stay until they are too old."""
+        """Transit rows that neither a route passes nor room is kept for go; the others hold on."""
         passed: dict[int, set[int]] = defaultdict(set)
-        waiting: set[int] = set()
-        for (block, _), word in self.words.items():
+        longest: dict[int, datetime] = {}
+        for (block, se), word in self.words.items():
             if word.moving:
                 passed[block].update(word.path)
             else:
-                waiting.add(block)
-        since = self.now - self.policies.transit_age
-        self.changes.drop.extend(
-            key
-            for key, one in self.transits.items()
-            if key[1] not in passed[key[0]] and not (key[0] in waiting and one.created_at > since)
-        )
-        dropped = set(self.changes.drop)
-        for key, copy in self.copies.items():
-            if not copy.transit or copy.state is ReplicaState.DELETING or key in self.finals:
-                continue
-            if key in self.transits and key not in dropped:
-                continue
-            needed = key[1] in passed[key[0]] or (key[0] in waiting and copy.created_at > since)
-            if not needed:
-                self.changes.release.append(key)
+                room = self.changes.rooms.get((block, se))
+                passed[block].update(room.stops if room else self.view.held.get((block, se), ()))
+            longest[block] = max(longest.get(block, self.now), word.valid_until or self.now)
+        for key in self.transits:
+            if key[1] not in passed[key[0]]:
+                self.changes.words.pop(key, None)
+                self.changes.extend.pop(key, None)
+                self.changes.drop.append(key)
+            elif key in self.view.due and key not in self.changes.words:
+                self.changes.extend.setdefault(key, longest[key[0]])
 
     def _begin(self) -> None:
         """Hops under way whose end has no replica yet."""

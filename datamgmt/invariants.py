@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, link
-from datamgmt import charging, linkqueues, recount
+from datamgmt import charging, linkqueues, recount, transit
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
@@ -120,6 +120,11 @@ INVARIANTS: tuple[Invariant, ...] = (
             and_(block_dest.c.block_id == route_via.c.block_id, block_dest.c.se_id == route_via.c.se_id),
         )
         .where(block_dest.c.block_id.is_(None)),
+    ),
+    Invariant(
+        "transit_used",
+        "a transit limit counts the blocks that room is kept for, each once",
+        transit.MISCOUNTED,
     ),
     Invariant(
         "active_is_claimed",

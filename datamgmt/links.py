@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ class LinkPolicy:
     """Rates in bytes per second and stream; `hop_s` is the price in seconds of one hop of distance 1.
 
     A rate older than `rate_memory` is forgotten, so that a link once slow is tried again. The queue of a link
-    holds `queue_ahead` of work, and `queue_max` files at most.
+    holds `queue_ahead` of work, and `queue_max` files at most. All streams together take `rate_cap` at most.
     """
 
     nominal_rate: float = 5e6
@@ -27,6 +28,7 @@ class LinkPolicy:
     window_max: int = 20
     queue_ahead: timedelta = timedelta(minutes=15)
     queue_max: int = 1000
+    rate_cap: float | None = None
 
 
 DEFAULT_POLICY = LinkPolicy()
@@ -113,7 +115,10 @@ def window(state: LinkState, now: datetime, policy: LinkPolicy = DEFAULT_POLICY)
         case Phase.PROBING:
             return 1
         case Phase.OPEN:
-            return min(int(state.window), policy.window_max)
+            most = min(int(state.window), policy.window_max)
+            if policy.rate_cap and state.rate:
+                return max(1, min(most, int(policy.rate_cap / state.rate)))
+            return most
 
 
 class Seen(NamedTuple):
@@ -123,9 +128,9 @@ class Seen(NamedTuple):
     rate: float | None
 
 
-def seen(state: LinkState, now: datetime) -> Seen:
-    """What there is to see of a link now."""
-    return Seen(phase(state, now), state.rate)
+def seen(state: LinkState, now: datetime, *, enabled: bool = True) -> Seen:
+    """What there is to see of a link now; one that is disabled is as good as parked."""
+    return Seen(phase(state, now) if enabled else Phase.PARKED, state.rate)
 
 
 def stirs(before: Seen, after: Seen) -> bool:
@@ -143,7 +148,7 @@ def queue_limit(
     places = window(state, now, policy)
     if phase(state, now) is not Phase.OPEN:
         return places
-    rate = (state.rate or policy.nominal_rate) * places
+    rate = min((state.rate or policy.nominal_rate) * places, policy.rate_cap or math.inf)
     ahead = rate * policy.queue_ahead.total_seconds() / max(mean_bytes, 1.0)
     return int(min(max(ahead, 2 * places), max(policy.queue_max, places)))
 
@@ -172,6 +177,7 @@ def price(
     rate = policy.nominal_rate / max(distance, 1.0)
     if state.rate and state.measured_at and now - state.measured_at <= policy.rate_memory:
         rate = state.rate
+    rate = min(rate, policy.rate_cap or math.inf)
     seconds = policy.hop_s * max(distance, 0.1) + queued / rate
     return Price(seconds * LOCAL_SHARE, rate / LOCAL_SHARE) if local else Price(seconds, rate)
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce, update
 
 from catalogs.states import Switch
 from catalogs.tables import link, se
-from datamgmt.links import LinkPolicy, LinkState, Outcome, Phase, observe, phase, window
+from datamgmt import linkqueues
+from datamgmt.links import LinkPolicy, LinkState, Outcome, Phase, is_forced, observe, phase, window
 from datamgmt.routing import LinkKey, RoutingPolicy
-from datamgmt.tables import link_bin, link_state, transfer
-from datamgmt.transfer_states import RetryPolicy, TransferState
+from datamgmt.tables import link_bin, link_state
+from datamgmt.transfer_states import RetryPolicy
 from gridcore.db import insert_rows
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read, rows
 from gridcore.settings import Settings
 
 BIN = timedelta(minutes=5)
-#: States of transfers that fill a link's window.
-IN_WINDOW = (TransferState.QUEUED, TransferState.ACTIVE, TransferState.RETRY_WAIT)
 _ERROR_MAX = 1000
 
 
@@ -46,12 +47,17 @@ def policies(settings: Settings) -> Policies:
             cool_off=timedelta(minutes=5) * scale,
             cool_off_max=timedelta(hours=6) * scale,
             window_max=settings.transfer.window_max,
+            queue_ahead=timedelta(minutes=15) * scale,
+            queue_max=settings.transfer.queue_max,
+            nominal_rate=settings.transfer.nominal_rate,
         ),
         retry=RetryPolicy(
             delay=timedelta(seconds=settings.retry.base_s), delay_max=timedelta(hours=1) * scale
         ),
         routing=RoutingPolicy(
-            scale=scale, streams=min(settings.transfer.window_max, max(settings.transfer.workers, 1))
+            scale=scale,
+            streams=min(settings.transfer.window_max, max(settings.transfer.workers, 1)),
+            window_bytes=settings.transfer.window_bytes,
         ),
         exclusion=timedelta(minutes=45) * scale,
         transit_age=timedelta(days=7) * scale,
@@ -61,7 +67,8 @@ def policies(settings: Settings) -> Policies:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkView:
     """A link and what it has shown; disabled where it, or the storage element at an end, is. A `local` one
-    costs next to nothing."""
+    costs next to nothing; `window_max` files in flight and `rate_cap` bytes per second are its own bounds.
+    forced_by: whose word its state is, if one holds; note: why."""
 
     id: int
     src: int
@@ -71,12 +78,23 @@ class LinkView:
     tool: str
     state: LinkState
     local: bool = False
+    window_max: int | None = None
+    rate_cap: float | None = None
+    forced_by: str | None = None
+    note: str | None = None
+
+    def bounded(self, policy: LinkPolicy) -> LinkPolicy:
+        """The policy within the link's own bounds."""
+        if self.window_max is None and self.rate_cap is None:
+            return policy
+        return replace(policy, window_max=self.window_max or policy.window_max, rate_cap=self.rate_cap)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOverview:
     """One line of a face's list of links: rate in bytes per second and stream, `window` files in flight at
-    most, `queued` of them waiting and `active` under way; `enabled` is the operators' word."""
+    most, `active` of them now, `queued` waiting; `failures` in a row; `enabled` is the operators' word, and
+    so is what was `forced`, by whom and until when."""
 
     id: int
     src: str
@@ -85,7 +103,9 @@ class LinkOverview:
     phase: Phase
     rate: float | None
     window: int
+    failures: int
     queued: int
+    queued_bytes: int
     active: int
     files_ok: int
     files_bad: int
@@ -93,6 +113,15 @@ class LinkOverview:
     parked_until: datetime | None
     rationale: str
     last_error: str | None
+    forced: Phase | None
+    forced_by: str | None
+    forced_until: datetime | None
+    distance: float
+    tool: str
+    local: bool
+    window_max: int | None
+    rate_cap: float | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,42 +134,58 @@ class Ended:
 
 
 _SRC, _DST = se.alias("src_se"), se.alias("dst_se")
+_LINK = (
+    "id",
+    "src_se_id",
+    "dst_se_id",
+    "state",
+    "distance",
+    "tool",
+    "local",
+    "window_max",
+    "rate_cap",
+    "note",
+)
+_SHOWN = ("window_files", "rate", "failures", "parked_until", "opened_at", "forced", "forced_until")
+#: What older code wrote where newer has not written yet.
+_DOCUMENT = case((link_state.c.window_files.is_(None), link_state.c.state), else_=None)
 VIEWS = (
     select(
-        link.c.id,
-        link.c.src_se_id,
-        link.c.dst_se_id,
-        link.c.state.label("switch"),
-        link.c.distance,
-        link.c.tool,
-        _SRC.c.name.label("src_name"),
-        _DST.c.name.label("dst_name"),
+        *(link.c[name] for name in _LINK),
         _SRC.c.state.label("src_switch"),
         _DST.c.state.label("dst_switch"),
-        link_state.c.state,
-        link_state.c.files_ok,
-        link_state.c.files_bad,
-        link_state.c.bytes_ok,
-        link_state.c.last_error,
+        link_state.c.forced_by,
+        *(link_state.c[name] for name in _SHOWN),
+        link_state.c.updated_at,
+        type_coerce(_DOCUMENT, link_state.c.state.type).label("document"),
     )
     .join_from(link, _SRC, _SRC.c.id == link.c.src_se_id)
     .join(_DST, _DST.c.id == link.c.dst_se_id)
     .outerjoin(link_state, link_state.c.link_id == link.c.id)
     .order_by(_SRC.c.name, _DST.c.name)
 )
-LOADS = (
+SHOWN = (
     select(
-        transfer.c.src_se_id,
-        transfer.c.dst_se_id,
-        func.count().label("files"),
-        func.sum(transfer.c.bytes).label("bytes"),
-        func.sum(case((transfer.c.state == TransferState.ACTIVE, 1), else_=0)).label("active"),
+        link.c.id,
+        _SRC.c.name.label("src_name"),
+        _DST.c.name.label("dst_name"),
+        *(link_state.c[name] for name in ("rationale", "last_error")),
+        *(link_state.c[name] for name in ("files_ok", "files_bad", "bytes_ok")),
     )
-    .where(transfer.c.state.in_(IN_WINDOW))
-    .group_by(transfer.c.src_se_id, transfer.c.dst_se_id)
+    .join_from(link, _SRC, _SRC.c.id == link.c.src_se_id)
+    .join(_DST, _DST.c.id == link.c.dst_se_id)
+    .outerjoin(link_state, link_state.c.link_id == link.c.id)
 )
-STATES = select(link_state.c.link_id, link_state.c.state).where(
-    link_state.c.link_id.in_(bindparam("ids", expanding=True))
+STATES = (
+    select(
+        link_state.c.link_id,
+        link_state.c.state,
+        *(link_state.c[name] for name in ("window_files", "opened_at", "forced", "forced_until")),
+        link.c.window_max,
+        link.c.rate_cap,
+    )
+    .join_from(link_state, link, link.c.id == link_state.c.link_id)
+    .where(within(link_state.c.link_id))
 )
 _COUNTED = ("files_ok", "files_bad", "bytes_ok")
 ADD_TO_LINK = (
@@ -151,6 +196,10 @@ ADD_TO_LINK = (
         rationale=bindparam("new_rationale"),
         last_error=func.coalesce(bindparam("new_error"), link_state.c.last_error),
         parked_until=bindparam("new_parked"),
+        window_files=bindparam("new_window"),
+        rate=bindparam("new_rate"),
+        failures=bindparam("new_failures"),
+        opened_at=bindparam("new_opened"),
         updated_at=bindparam("at"),
         **{name: link_state.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in _COUNTED},
     )
@@ -167,25 +216,63 @@ ADD_TO_BIN = (
 
 def views(conn: Connection) -> dict[LinkKey, LinkView]:
     """All links by their ends."""
-    return {(row.src_se_id, row.dst_se_id): _view(row) for row in conn.execute(VIEWS)}
+    (found,) = rows(conn, [Read(VIEWS, {})])
+    return {(row[1], row[2]): _view(row) for row in found}
 
 
-def _view(row: Any) -> LinkView:
-    switches = (row.switch, row.src_switch, row.dst_switch)
+def _view(row: Sequence[Any]) -> LinkView:
+    link_id, src, dst, switch, distance, tool, local, window_max, rate_cap, note = row[:10]
+    src_switch, dst_switch, forced_by = row[10:13]
     return LinkView(
-        id=row.id,
-        src=row.src_se_id,
-        dst=row.dst_se_id,
-        enabled=all(one is Switch.ENABLED for one in switches),
-        distance=row.distance,
-        tool=row.tool,
-        state=LinkState.from_json(row.state or {}),
+        id=link_id,
+        src=src,
+        dst=dst,
+        enabled=switch is src_switch is dst_switch is Switch.ENABLED,
+        distance=distance,
+        tool=tool,
+        state=_state(*row[13:]),
+        local=bool(local),
+        window_max=window_max,
+        rate_cap=rate_cap,
+        forced_by=forced_by,
+        note=note,
+    )
+
+
+_UNSEEN = LinkState()
+
+
+def _state(
+    places: float | None,
+    rate: float | None,
+    failures: int | None,
+    parked_until: datetime | None,
+    opened_at: datetime | None,
+    forced: str | None,
+    forced_until: datetime | None,
+    updated_at: datetime | None,
+    document: Mapping[str, Any] | None,
+) -> LinkState:
+    """From the columns, which do not say how often it was parked; from JSON where older code wrote it."""
+    word = Phase(forced) if forced else None
+    if places is None:
+        known = LinkState.from_json(document) if document else _UNSEEN
+        return replace(known, forced=word, forced_until=forced_until) if word else known
+    return LinkState(
+        rate=rate,
+        measured_at=updated_at,
+        failures=failures or 0,
+        parked_until=parked_until,
+        window=places,
+        opened_at=opened_at,
+        forced=word,
+        forced_until=forced_until,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What fills a link's window: files, those of them under way, and bytes."""
+    """What a link has taken: files, those of them under way, and bytes that wait."""
 
     files: int = 0
     active: int = 0
@@ -194,17 +281,18 @@ class Load:
 
 def loads(conn: Connection) -> dict[LinkKey, Load]:
     """What is queued, waiting to be tried again or under way, by link; idle links are left out."""
-    rows = conn.execute(LOADS)
-    return {(row.src_se_id, row.dst_se_id): Load(row.files, int(row.active), int(row.bytes)) for row in rows}
+    found = linkqueues.queues(conn)
+    return {key: Load(one.files + one.active, one.active, one.bytes) for key, one in found.items()}
 
 
 def overview(conn: Connection, now: datetime, policy: LinkPolicy) -> list[LinkOverview]:
     """All links by the names of their ends."""
     busy = loads(conn)
+    told = {row.id: row for row in conn.execute(SHOWN)}
     result = []
-    for row in conn.execute(VIEWS):
-        view = _view(row)
-        load = busy.get((view.src, view.dst), Load())
+    for key, view in views(conn).items():
+        row, load = told[view.id], busy.get(key, Load())
+        forced = view.state.forced if is_forced(view.state, now) else None
         result.append(
             LinkOverview(
                 id=view.id,
@@ -213,15 +301,26 @@ def overview(conn: Connection, now: datetime, policy: LinkPolicy) -> list[LinkOv
                 enabled=view.enabled,
                 phase=phase(view.state, now),
                 rate=view.state.rate,
-                window=window(view.state, now, policy),
+                window=window(view.state, now, view.bounded(policy)),
+                failures=view.state.failures,
                 queued=load.files - load.active,
+                queued_bytes=load.bytes,
                 active=load.active,
                 files_ok=row.files_ok or 0,
                 files_bad=row.files_bad or 0,
                 bytes_ok=row.bytes_ok or 0,
                 parked_until=view.state.parked_until,
-                rationale=view.state.rationale,
+                rationale=row.rationale or view.state.rationale,
                 last_error=row.last_error,
+                forced=forced,
+                forced_by=view.forced_by if forced else None,
+                forced_until=view.state.forced_until if forced else None,
+                distance=view.distance,
+                tool=view.tool,
+                local=view.local,
+                window_max=view.window_max,
+                rate_cap=view.rate_cap,
+                note=view.note,
             )
         )
     return result
@@ -233,12 +332,20 @@ def record(conn: Connection, ended: Iterable[Ended], now: datetime, policy: Link
     by_link: dict[int, list[Ended]] = defaultdict(list)
     for one in ended:
         by_link[one.link_id].append(one)
-    found = {row.link_id: row.state for row in conn.execute(STATES, {"ids": sorted(by_link)})}
+    found = {row.link_id: row for row in conn.execute(STATES, {"ids": sorted(by_link)})}
     for link_id, ends in sorted(by_link.items()):
-        state = LinkState.from_json(found.get(link_id) or {})
+        row = found.get(link_id)
+        state = _learnt(row) if row else LinkState()
+        mine = replace(policy, window_max=row.window_max) if row and row.window_max else policy
         for one in ends:
-            state = observe(state, one.outcome, now, policy)
+            state = observe(state, one.outcome, now, mine)
         _add(conn, link_id, state, ends, now)
+
+
+def _learnt(row: Any) -> LinkState:
+    """All that is known; JSON has what the columns have not."""
+    state = LinkState.from_json(row.state or {})
+    return state if row.window_files is None else replace(state, opened_at=row.opened_at)
 
 
 def _add(conn: Connection, link_id: int, state: LinkState, ends: Sequence[Ended], now: datetime) -> None:
@@ -247,17 +354,20 @@ def _add(conn: Connection, link_id: int, state: LinkState, ends: Sequence[Ended]
     more = {"files_ok": len(good), "files_bad": len(ends) - len(good), "bytes_ok": bytes_ok}
     binds = {f"more_{name}": n for name, n in more.items()}
     errors = [one.error for one in ends if one.error]
-    link_values: dict[str, object] = {
+    values: dict[str, object] = {
         "state": state.to_json(),
         "rationale": state.rationale[:300],
         "error": errors[-1][:_ERROR_MAX] if errors else None,
         "parked": state.parked_until,
+        "window": state.window,
+        "rate": state.rate,
+        "failures": state.failures,
+        "opened": state.opened_at,
     }
-    new = {f"new_{name}": value for name, value in link_values.items()}
+    new = {f"new_{name}": value for name, value in values.items()}
     if not conn.execute(ADD_TO_LINK, {"on_link": link_id, "at": now, **new, **binds}).rowcount:
-        names = {"error": "last_error", "parked": "parked_until"}
-        shown = {names.get(name, name): value for name, value in link_values.items()}
-        insert_rows(conn, link_state, [{"link_id": link_id, "updated_at": now, **shown, **more}])
+        insert_rows(conn, link_state, [{"link_id": link_id, "state": {}, "updated_at": now}])
+        conn.execute(ADD_TO_LINK, {"on_link": link_id, "at": now, **new, **binds})
     busy = sum(one.outcome.seconds for one in ends)
     here = {"on_link": link_id, "in_bin": bin_of(now)}
     if not conn.execute(ADD_TO_BIN, {**here, "more_busy_s": busy, **binds}).rowcount:

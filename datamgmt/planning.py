@@ -96,6 +96,7 @@ def plan(
     jitter: Callable[[], float],
     *,
     arriving: Collection[ReplicaKey] = (),
+    passing: Collection[ReplicaKey] = (),
     excluded: Mapping[int, Mapping[LinkKey, datetime]] | None = None,
     under_way: Mapping[Window, int] | None = None,
     disabled: Collection[LinkKey] = (),
@@ -103,14 +104,16 @@ def plan(
 ) -> list[Decision]:
     """One decision for each wanted replica, highest priority first, of those what is under way first.
 
-    transit_free: bytes an SE may still hold for others, beyond what it holds or expects now; an SE that is
-    not named takes none. arriving: replicas being copied, whose space is counted already. excluded: by
+    transit_free: bytes an SE may still hold for others, beyond what it keeps room for; one that is not named
+    has no limit. arriving: replicas whose space is counted already. passing: copies held for others that
+    nothing counts. excluded: by
     block, the hops left out and until when. under_way: bytes routed, and not wanted here, by destination and
     priority. disabled: links that are there, switched off. jitter: a number in [0, 1) at each call.
     """
     rows = sorted(wanted, key=lambda row: (-row.priority, not row.path, row.block_id, row.dest))
     planner = _Planner(links, transit_free, under_way or {}, disabled, now, jitter, policy)
     planner.counted.update(arriving)
+    planner.passing = passing
     planner.counted.update((row.block_id, row.dest) for row in rows if not row.suspended)
     shut = excluded or {}
     return [
@@ -140,6 +143,7 @@ class _Planner:
         self.jitter = jitter
         self.policy = policy
         self.counted: set[ReplicaKey] = set()
+        self.passing: Collection[ReplicaKey] = ()
         self.full: set[Window] = set()
         self.all = Graph(links)
         every = self.all.links.values()
@@ -167,7 +171,8 @@ class _Planner:
         found = self._find(row, sources, barred)
         kept = self._kept(row, sources, barred) if row.path else None
         if kept and (isinstance(found, NoRoute) or found.cost >= self.policy.leave_below * kept.cost):
-            return self._routed(row, kept)
+            full = self._no_room(row, kept)
+            return self._refused(row, full) if full else self._routed(row, kept)
         if isinstance(found, NoRoute):
             return self._refused(row, found)
         if self._takes(found) >= self.policy.slow_after and not self._tried(row):
@@ -315,23 +320,26 @@ class _Planner:
 
     def _no_room(self, row: BlockDest, found: Route) -> NoRoute | None:
         for se in self._transit(row, found):
-            free = self.free.get(se, 0)
-            if free < row.size:
+            free = self.free.get(se)
+            if free is not None and free < row.size:
                 return NoRoute(Reason.NO_TRANSIT_SPACE, {"se": se, "free": free, "size": row.size})
         return None
 
     def _transit(self, row: BlockDest, found: Route) -> list[int]:
-        """The SEs in between that would hold the block only for others and do not count it yet.
+        """The SEs on the way that would hold the block only for others and do not count it yet.
 
         All of them and not the next alone: a block that starts should be able to arrive.
         """
-        return [se for se in found.path[1:-1] if (row.block_id, se) not in self.counted]
+        block, counted = row.block_id, self.counted
+        first = found.path[:1] if (block, found.path[0]) in self.passing else ()
+        return [se for se in (*first, *found.path[1:-1]) if (block, se) not in counted]
 
     # --- deciding --------------------------------------------------------------------------------
 
     def _routed(self, row: BlockDest, found: Route) -> Decision:
         for se in self._transit(row, found):
-            self.free[se] = self.free.get(se, 0) - row.size
+            if se in self.free:
+                self.free[se] -= row.size
             self.counted.add((row.block_id, se))
         self.under_way[row.dest, row.priority] += row.size
         link = src, hop_dst = found.path[0], found.path[1]

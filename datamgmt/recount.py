@@ -6,7 +6,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from catalogs import bookkeeping
 from catalogs.tables import block, dataset, holding
-from datamgmt import charging, linkqueues
+from datamgmt import charging, linkqueues, transit
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription
 from gridcore.db import bulk
@@ -43,14 +43,15 @@ UNSEEN = (
 
 
 def mend(conn: Connection) -> dict[str, int]:
-    """Put right what wanted replicas say of their closed blocks, links of their queues and quotas of space of
-    what is used; have allocation look where something is asked for that is neither there nor wanted. How many
-    there were."""
+    """Put right what wanted replicas say of their closed blocks, links of their queues, quotas of space and of
+    transit of what is used; have allocation look where something is asked for that is neither there nor
+    wanted. How many there were."""
     found = {
         "unseen_datasets": _look_again(conn),
         "wanted_sizes": _mend_sizes(conn),
         "link_queues": linkqueues.recount(conn),
         "space_quotas": charging.mend(conn),
+        "transit": transit.mend(conn),
     }
     return {name: n for name, n in found.items() if n}
 

@@ -1,188 +1,238 @@
-"""Routes: what the router sees of the wanted replicas, and its word on them."""
+"""Routes: what the router sees of the wanted replicas that are due, and its word on them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Integer, bindparam, func, literal_column, or_, select, update
 
 from catalogs import exceptions, replicas
-from catalogs.replicas import Begin, ReplicaRow
-from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, se
-from datamgmt import charging, deletion, destinations, linkstates, transfers
+from datamgmt import destinations, linkstates, transit
 from datamgmt.allocation import ReplicaKey
-from datamgmt.hops import Changes, Dest, NewTransit, View, Word
+from datamgmt.linkstates import LinkView
+from datamgmt.planning import Window
 from datamgmt.routing import LinkKey
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, subscription
-from gridcore.db import insert_rows, lock_rows
-from gridcore.db.statements import run_many
-from gridcore.tables import quota
+from datamgmt.tables import block_dest, subscription, transfer
+from datamgmt.transfer_states import TransferState
+from datamgmt.words import Dest, View, Word
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read, rows
+from gridcore.db.statements import one_of
+from gridcore.db.types import UtcTime
 
-#: Owner of an SE's transit limit in the table of quotas, before its name.
-TRANSIT_QUOTA = "transit:"
+#: Wanted replicas looked at in one pass.
+MOST = 20_000
+#: Blocks read with one list of keys.
+PART = 5_000
 
-SPEAK = (
-    update(block_dest)
-    .where(*destinations.THIS)
-    .values(
-        src_se_id=bindparam("new_src"),
-        path=bindparam("new_path", type_=block_dest.c.path.type),
-        cost=bindparam("new_cost"),
-        valid_until=bindparam("until"),
-        code=bindparam("why"),
-        params=bindparam("facts", type_=block_dest.c.params.type),
-        decided_at=bindparam("at"),
-    )
+_N = bindparam("n", type_=Integer)
+DUE = (
+    select(block_dest.c.block_id, block_dest.c.se_id)
+    .where(block_dest.c.valid_until <= bindparam("now", type_=UtcTime()))
+    .order_by(block_dest.c.valid_until)
+    .limit(_N)
+)
+#: Older routers write no time on what waits.
+NEVER_SAID = (
+    select(block_dest.c.block_id, block_dest.c.se_id).where(block_dest.c.valid_until.is_(None)).limit(_N)
+)
+_COLUMNS = (
+    *("block_id", "se_id", "bytes", "transit_for_id", "custodial", "priority"),
+    *("src_se_id", "path", "cost", "code", "params", "valid_until"),
+    *("decided_at", "created_at", "cursor_id", "attempts", "failing_since"),
 )
 DESTS = (
-    select(block_dest, block.c.bytes.label("size"), subscription.c.state.label("asker"))
-    .join_from(block_dest, block, block.c.id == block_dest.c.block_id)
-    .outerjoin(subscription, subscription.c.id == block_dest.c.subscription_id)
+    select(*(block_dest.c[name] for name in _COLUMNS), subscription.c.state.label("asker"))
+    .outerjoin_from(block_dest, subscription, subscription.c.id == block_dest.c.subscription_id)
+    .where(within(block_dest.c.block_id))
     .order_by(block_dest.c.block_id, block_dest.c.se_id)
 )
-IN_TRANSIT = (
-    select(block_replica.c.block_id, block.c.bytes)
-    .join_from(block_replica, block, block.c.id == block_replica.c.block_id)
-    .where(block_replica.c.transit == 1)
+#: Routed to these SEs and not there yet.
+UNDER_WAY = (
+    select(block_dest.c.se_id, block_dest.c.priority, func.sum(block_dest.c.bytes))
+    .where(within(block_dest.c.se_id), block_dest.c.transit_for_id.is_(None))
+    .where(or_(block_dest.c.src_se_id.is_not(None), block_dest.c.via_se_id.is_not(None)))
+    .group_by(block_dest.c.se_id, block_dest.c.priority)
 )
-LIMITS = select(se.c.id, quota.c.limit_value).join_from(se, quota, quota.c.owner == TRANSIT_QUOTA + se.c.name)
+FAILED = (
+    select(
+        transfer.c.block_id,
+        transfer.c.src_se_id,
+        transfer.c.dst_se_id,
+        func.max(transfer.c.ended_at).label("ended_at"),
+        func.max(transfer.c.error_class).label("error_class"),
+    )
+    .where(within(transfer.c.block_id), transfer.c.state == TransferState.FAILED)
+    .group_by(transfer.c.block_id, transfer.c.src_se_id, transfer.c.dst_se_id)
+)
 HOPS = (
-    select(block_dest.c.src_se_id, block_dest.c.se_id).where(block_dest.c.src_se_id.is_not(None)).distinct()
+    select(
+        block_dest.c.src_se_id,
+        block_dest.c.se_id,
+        func.sum(block_dest.c.bytes).label("n_bytes"),
+        func.sum(block_dest.c.files).label("n_files"),
+    )
+    .where(block_dest.c.src_se_id.is_not(None))
+    .group_by(block_dest.c.src_se_id, block_dest.c.se_id)
+)
+OVER = (
+    select(block_dest.c.block_id, block_dest.c.se_id)
+    .where(within(block_dest.c.src_se_id, "srcs"), within(block_dest.c.se_id, "dsts"))
+    .add_columns(block_dest.c.src_se_id)
+)
+PASSING = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.via_se_id).where(
+    within(block_dest.c.block_id), block_dest.c.via_se_id.is_not(None)
+)
+STIR = (
+    update(block_dest)
+    .where(within(block_dest.c.block_id), block_dest.c.se_id == bindparam("on_se"))
+    .values(valid_until=destinations.AGAIN)
+)
+#: What waits for a way. What has rested, is suspended or finds a window full waits for something else.
+_WAITS_FOR_LINKS = ("NO_PATH", "NO_LIVE_LINK", "LINK_PARKED", "LINK_FORCED", "PROBE_UNDER_WAY", "SLOW_PATH")
+STIR_WAITING = (
+    update(block_dest)
+    .where(one_of(block_dest.c.code, _WAITS_FOR_LINKS), block_dest.c.src_se_id.is_(None))
+    .where(block_dest.c.valid_until >= bindparam("second", type_=UtcTime()))
+    .values(valid_until=destinations.AGAIN)
+)
+#: Routes of several hops by a router of an older release, which kept no room for them in rows.
+STIR_OLDER = (
+    update(block_dest)
+    .where(block_dest.c.path.is_not(None), block_dest.c.src_se_id.is_(None))
+    .where(block_dest.c.via_se_id.is_(None), block_dest.c.code != literal_column("'SLOW_PATH'"))
+    .values(valid_until=destinations.AGAIN)
 )
 
 
-def view(conn: Connection) -> View:
-    """All the router has to know; read-only."""
-    dests = [_dest(row) for row in conn.execute(DESTS)]
-    sizes = {row.block_id: row.bytes for row in conn.execute(IN_TRANSIT)}
-    blocks = {one.block_id for one in dests} | sizes.keys()
+# --- what is due -------------------------------------------------------------------------------------
+
+
+def due(conn: Connection, now: datetime, n: int = MOST) -> set[ReplicaKey]:
+    """Up to `n` wanted replicas, transit ones too, whose time has come: those that waited longest first."""
+    found, new = rows(conn, [Read(DUE, {"now": now, "n": n}), Read(NEVER_SAID, {"n": n})])
+    return {(row[0], row[1]) for row in (*new, *found)[:n]}
+
+
+def stir_links(conn: Connection, links: Collection[LinkKey], *, opened: bool) -> int:
+    """These links have changed: what goes or begins its way over them is due at once; how many. Where one has
+    `opened`, so is all that waits for a way."""
+    waiting = conn.execute(STIR_WAITING, {"second": destinations.ONE_SECOND}).rowcount if opened else 0
+    wanted = set(links)
+    if not wanted:
+        return waiting
+    ends = {"srcs": sorted({src for src, _ in wanted}), "dsts": sorted({dst for _, dst in wanted})}
+    hops = [(row[0], row[1]) for row in rows(conn, [Read(OVER, ends)])[0] if (row[2], row[1]) in wanted]
+    over = set(hops)
+    (passing,) = rows(conn, [Read(PASSING, {"ids": sorted({block for block, _ in over})})])
+    over |= {(row[0], row[1]) for row in passing if (row[0], row[2]) in over}
+    by_se: dict[int, list[int]] = {}
+    for block_id, se_id in sorted(over):
+        by_se.setdefault(se_id, []).append(block_id)
+    stirred = (conn.execute(STIR, {"ids": ids, "on_se": se}).rowcount for se, ids in sorted(by_se.items()))
+    return waiting + sum(stirred)
+
+
+def stir_older(conn: Connection) -> int:
+    """Routes of several hops that an older router made are due at once; how many."""
+    return conn.execute(STIR_OLDER).rowcount
+
+
+# --- what the router sees ----------------------------------------------------------------------------
+
+
+def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[LinkKey, LinkView]) -> View:
+    """All the router has to know of these rows; read-only."""
+    blocks = sorted({block_id for block_id, _ in looked_at})
+    dests = [_dest(row) for row in of_blocks(conn, blocks)]
+    held: dict[ReplicaKey, set[int]] = {}
+    for one in transit.of_blocks(conn, blocks):
+        held.setdefault(one[:2], set()).add(one.via_se_id)
+    there = {one.key for one in dests}
+    failed, errors = _failed(conn, blocks)
+    space = transit.space(conn)
     return View(
         dests=dests,
         replicas=replicas.replicas(conn, blocks),
-        sizes=sizes,
-        spoilt={(one.block_id, one.se_id) for one in exceptions.of_blocks(conn, blocks)},
-        links=linkstates.views(conn),
+        spoilt=Counter((one.block_id, one.se_id) for one in exceptions.of_blocks(conn, blocks)),
+        links=links,
         loads=linkstates.loads(conn),
-        failed=transfers.failed_hops(conn, blocks),
-        limits={row.id: row.limit_value for row in conn.execute(LIMITS)},
+        failed=failed,
+        errors=errors,
+        free={se_id: left for se_id, (left, _) in space.items()},
+        limits={se_id: limit for se_id, (_, limit) in space.items()},
+        held=held,
+        due=[key for key in looked_at if key in there],
+        under_way=_under_way(conn, dests),
     )
 
 
-def _dest(row: Any) -> Dest:
+def of_blocks(conn: Connection, blocks: Collection[int]) -> list[tuple[Any, ...]]:
+    """The rows of these blocks, in the order of DESTS."""
+    (found,) = rows(conn, [Read(DESTS, {"ids": blocks})])
+    return found
+
+
+def _dest(row: tuple[Any, ...]) -> Dest:
+    block_id, se_id, size, transit_for, custodial, priority = row[:6]
+    src, path, cost, code, params, valid_until, decided_at, created_at, cursor, attempts, since, asker = row[
+        6:
+    ]
     word = Word(
-        src=row.src_se_id,
-        path=tuple(row.path or ()),
-        cost=row.cost,
-        code=row.code,
-        params=row.params or {},
-        valid_until=row.valid_until,
+        src=src,
+        path=tuple(path or ()),
+        cost=cost,
+        code=code,
+        params=params or {},
+        valid_until=valid_until,
     )
     return Dest(
-        block_id=row.block_id,
-        se_id=row.se_id,
-        size=row.size,
-        transit_for=row.transit_for_id,
-        custodial=bool(row.custodial),
-        priority=row.priority,
-        suspended=row.asker == SubscriptionState.SUSPENDED,
+        block_id=block_id,
+        se_id=se_id,
+        size=size,
+        transit_for=transit_for,
+        custodial=bool(custodial),
+        priority=priority,
+        suspended=asker is SubscriptionState.SUSPENDED,
         word=word,
-        decided_at=row.decided_at,
-        created_at=row.created_at,
+        decided_at=decided_at,
+        created_at=created_at,
+        progressed=cursor > 0,
+        attempts=attempts,
+        failing_since=since,
     )
 
 
-def apply(conn: Connection, changes: Changes, now: datetime) -> int:
-    """Make the changes that still make sense; how many. They concern few blocks, which are locked."""
-    blocks = changes.blocks()
-    lock_rows(conn, block, blocks)
-    rows = {(row.block_id, row.se_id): row.transit_for_id for row in destinations.of_blocks(conn, blocks)}
-    found = replicas.replicas(conn, blocks)
-    copies = {(one.block_id, one.se_id): one for held in found.values() for one in held}
-    complete = {key for key, one in copies.items() if one.state is ReplicaState.COMPLETE}
-    settled = {key for key, one in copies.items() if one.state is not ReplicaState.COPYING}
-    words = [
-        (key, word)
-        for key, word in sorted(changes.words.items())
-        if key in rows and _has_source(key, word, complete)
-    ]
-    run_many(conn, SPEAK, [_speak(key, word, now) for key, word in words])
-    add = [
-        new
-        for new in changes.add
-        if new.key not in rows.keys() | settled and _has_source(new.key, new.word, complete)
-    ]
-    sizes = destinations.sizes(conn, [new.key[0] for new in add])
-    insert_rows(conn, block_dest, [{**_transit_row(new, now), **sizes[new.key[0]]} for new in add])
-    begun = _begin(conn, [one for one in changes.begin if one.key in rows], add, now)
-    gone = [key for key in changes.drop if rows.get(key)] + [
-        key for key in changes.complete if key in complete
-    ]
-    destinations.drop(conn, gone, now)
-    unused = [
-        key for key in changes.release if (key in gone or key not in rows) and _in_transit(copies.get(key))
-    ]
-    released = deletion.release(conn, unused, now)
-    return len(words) + begun + len(gone) + released
+def _under_way(conn: Connection, dests: Collection[Dest]) -> dict[Window, int]:
+    """Bytes routed of other blocks than these, by destination and priority."""
+    ends = sorted({one.se_id for one in dests})
+    (found,) = rows(conn, [Read(UNDER_WAY, {"ids": ends})])
+    routed: Counter[Window] = Counter({(row[0], row[1]): int(row[2]) for row in found})
+    for one in dests:
+        if one.transit_for is None and one.word.moving:
+            routed[one.se_id, one.priority] -= one.size
+    return dict(routed)
 
 
-def _has_source(key: ReplicaKey, word: Word, complete: Collection[ReplicaKey]) -> bool:
-    return word.src is None or (key[0], word.src) in complete
+def _failed(
+    conn: Connection, blocks: Collection[int]
+) -> tuple[dict[int, dict[LinkKey, datetime]], dict[tuple[int, LinkKey], str]]:
+    """By block and hop, when its last file was given up, and what went wrong."""
+    failed: dict[int, dict[LinkKey, datetime]] = {}
+    errors: dict[tuple[int, LinkKey], str] = {}
+    (found,) = rows(conn, [Read(FAILED, {"ids": blocks})])
+    for block_id, src, dst, ended_at, error_class in found:
+        failed.setdefault(block_id, {})[src, dst] = ended_at
+        if error_class:
+            errors[block_id, (src, dst)] = error_class
+    return failed, errors
 
 
-def _in_transit(copy: ReplicaRow | None) -> bool:
-    return copy is not None and copy.transit
-
-
-def _begin(conn: Connection, dests: Collection[Dest], transit: Collection[NewTransit], now: datetime) -> int:
-    wanted = [Begin(*one.key, one.transit_for is not None, one.custodial) for one in dests]
-    replicas.begin_all(conn, [*wanted, *(Begin(*new.key, transit=True) for new in transit)], now)
-    charging.charge(conn, {one.block_id for one in wanted})
-    return len(dests) + len(transit)
-
-
-def _speak(key: ReplicaKey, word: Word, now: datetime) -> dict[str, Any]:
-    return {
-        **destinations.at(key),
-        "new_src": word.src,
-        "new_path": list(word.path) or None,
-        "new_cost": word.cost,
-        "until": word.valid_until,
-        "why": word.code,
-        "facts": dict(word.params),
-        "at": now,
-    }
-
-
-def _transit_row(new: NewTransit, now: datetime) -> dict[str, Any]:
-    return {
-        "block_id": new.key[0],
-        "se_id": new.key[1],
-        "transit_for_id": new.dest.se_id,
-        "custodial": 0,
-        "priority": new.dest.priority,
-        "src_se_id": new.word.src,
-        "path": list(new.word.path),
-        "valid_until": new.word.valid_until,
-        "code": new.word.code,
-        "params": dict(new.word.params),
-        "decided_at": now,
-        "created_at": now,
-    }
-
-
-def stir(conn: Connection, block_ids: Iterable[int], se_id: int) -> int:
-    """A replica of the blocks has come to or gone from the SE, or a hop to it was given up; how many rows.
-
-    Those at the SE, and those of the same blocks that wait, pass there, or are copied from there, are due at
-    once. The blocks are locked.
-    """
-    return destinations.stir(conn, block_ids, se_id)
-
-
-def hops(conn: Connection) -> list[LinkKey]:
-    """The hops under way, of all blocks together."""
-    return sorted((row.src_se_id, row.se_id) for row in conn.execute(HOPS))
+def hops(conn: Connection) -> dict[LinkKey, float]:
+    """The hops under way, of all blocks together, with the mean size of their files."""
+    found = conn.execute(HOPS)
+    return {(row.src_se_id, row.se_id): float(row.n_bytes) / max(float(row.n_files), 1.0) for row in found}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, func, not_, or_, select, update
+from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, not_, or_, select, update
 
 from catalogs.tables import data_file, dir_, se
 from datamgmt import linkqueues
@@ -67,16 +67,6 @@ RANK_AGAIN = (
     update(transfer)
     .where(*_OF_REPLICA, one_of(transfer.c.state, _UNDECIDED))
     .values(priority=bindparam("new_priority"), updated_at=bindparam("at"))
-)
-FAILED_HOPS = (
-    select(
-        transfer.c.block_id,
-        transfer.c.src_se_id,
-        transfer.c.dst_se_id,
-        func.max(transfer.c.ended_at).label("ended_at"),
-    )
-    .where(within(transfer.c.block_id), transfer.c.state == TransferState.FAILED)
-    .group_by(transfer.c.block_id, transfer.c.src_se_id, transfer.c.dst_se_id)
 )
 COUNTED = (
     select(*(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes")))
@@ -147,14 +137,6 @@ def _of(conn: Connection, statement: Select[Any], keys: Collection[ReplicaKey]) 
 
 def _link(row: Any) -> LinkKey:
     return row.src_se_id, row.dst_se_id
-
-
-def failed_hops(conn: Connection, block_ids: Collection[int]) -> dict[int, dict[LinkKey, datetime]]:
-    """{block id: {hop: when its last file was given up}}, of these blocks."""
-    found: dict[int, dict[LinkKey, datetime]] = {}
-    for row in conn.execute(FAILED_HOPS, {"ids": sorted(block_ids)}):
-        found.setdefault(row.block_id, {})[_link(row)] = row.ended_at
-    return found
 
 
 def set_priority(conn: Connection, priorities: Mapping[ReplicaKey, int], now: datetime) -> None:

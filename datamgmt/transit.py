@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Integer, bindparam, delete, func, select
 
 from catalogs.tables import se
 from datamgmt.allocation import ReplicaKey
 from datamgmt.tables import route_via
-from gridcore.db import bulk, quotas
+from gridcore.db import bulk, lock_rows, quotas
 from gridcore.db.bulk import Change, New
-from gridcore.db.engine import Stale
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read, rows
 from gridcore.tables import quota
 
 #: Owner of an SE's transit limit in the table of quotas, before its name.
 OWNER = "transit:"
+
+
+class NoRoom(Exception):
+    """A transit limit was lowered since it was seen: plan again."""
 
 
 class Via(NamedTuple):
@@ -61,15 +64,29 @@ OVER = (
     .order_by(route_via.c.lease_until)
     .limit(bindparam("n", type_=Integer))
 )
-LIMITS = select(se.c.id, quota.c.owner, quota.c.limit_value - quota.c.used_value).join_from(
-    se, quota, quota.c.owner == OWNER + se.c.name
-)
+LIMITS = select(
+    se.c.id, quota.c.owner, quota.c.limit_value, quota.c.limit_value - quota.c.used_value
+).join_from(se, quota, quota.c.owner == OWNER + se.c.name)
 _COPIES = (
     select(route_via.c.block_id, route_via.c.via_se_id, func.max(route_via.c.bytes).label("bytes"))
     .group_by(route_via.c.block_id, route_via.c.via_se_id)
     .subquery("copies")
 )
-USED = select(_COPIES.c.via_se_id, func.sum(_COPIES.c.bytes)).group_by(_COPIES.c.via_se_id)
+_KEPT = (
+    select(se.c.name, func.sum(_COPIES.c.bytes).label("bytes"))
+    .join_from(_COPIES, se, se.c.id == _COPIES.c.via_se_id)
+    .group_by(se.c.name)
+    .subquery("kept")
+)
+_TRUE = func.coalesce(_KEPT.c.bytes, 0)
+#: Limits of which another part is said to be used than there is room kept, with the true one.
+MISCOUNTED = (
+    select(quota.c.id, _TRUE.label("used"))
+    .outerjoin_from(quota, _KEPT, quota.c.owner == OWNER + _KEPT.c.name)
+    .where(quota.c.owner.like(f"{OWNER}%"), quota.c.used_value != _TRUE)
+    .order_by(quota.c.id)
+)
+ALL_LIMITS = select(quota.c.id).where(quota.c.owner.like(f"{OWNER}%"))
 HOLDERS = (
     select(route_via.c.se_id, func.sum(route_via.c.bytes).label("n"))
     .where(route_via.c.via_se_id == bindparam("on_via"))
@@ -85,9 +102,9 @@ def of_blocks(conn: Connection, block_ids: Collection[int]) -> list[Via]:
     return [Via(*row) for row in found]
 
 
-def free(conn: Connection) -> dict[int, int]:
-    """Bytes left at each SE that has a limit."""
-    return {row[0]: int(row[2]) for row in conn.execute(LIMITS)}
+def space(conn: Connection) -> dict[int, tuple[int, int]]:
+    """(bytes left, limit) of each SE that has a limit."""
+    return {row[0]: (int(row[3]), int(row[2])) for row in conn.execute(LIMITS)}
 
 
 def over(conn: Connection, now: datetime, n: int) -> list[Via]:
@@ -97,7 +114,7 @@ def over(conn: Connection, now: datetime, n: int) -> list[Via]:
 
 def change(conn: Connection, old: Iterable[Via], new: Iterable[Via]) -> None:
     """Keep the rooms `new` in place of `old`, which are all that are kept for the routes of their blocks;
-    those of both in the same words stay. The blocks are locked. Raises Stale where so much is not free."""
+    those in both stay. The blocks are locked. Raises NoRoom where so much is not free."""
     before = {one[:3]: one for one in old}
     after = {one[:3]: one for one in new}
     gone = [one for key, one in before.items() if key not in after]
@@ -110,14 +127,9 @@ def change(conn: Connection, old: Iterable[Via], new: Iterable[Via]) -> None:
         columns = dict(zip(Via._fields, map(list, zip(*added, strict=True)), strict=True))
         writes.append(New(route_via, columns))
     if moved:
-        keys = dict(
-            zip(Via._fields[:3], map(list, zip(*(one[:3] for one in moved), strict=True)), strict=True)
-        )
-        put: dict[str, Any] = {
-            "pos": [one.pos for one in moved],
-            "lease_until": [one.lease_until for one in moved],
-        }
-        writes.append(Change(route_via, keys, put=put))
+        columns = dict(zip(Via._fields, map(list, zip(*moved, strict=True)), strict=True))
+        keys = {name: columns[name] for name in Via._fields[:3]}
+        writes.append(Change(route_via, keys, put={name: columns[name] for name in ("pos", "lease_until")}))
     bulk.write(conn, writes)
     _settle(conn, _sums(before.values()), _sums(after.values()))
 
@@ -155,7 +167,7 @@ def _settle(conn: Connection, before: Mapping[int, int], after: Mapping[int, int
         if more[se_id] < 0:
             quotas.give_back(conn, owner, -more[se_id])
         elif not quotas.take(conn, owner, more[se_id]):
-            raise Stale(f"{owner} has less room than was seen")
+            raise NoRoom(f"{owner} has less room than was seen")
 
 
 def holders(conn: Connection, via_se_id: int) -> list[int]:
@@ -163,6 +175,11 @@ def holders(conn: Connection, via_se_id: int) -> list[int]:
     return [row.se_id for row in conn.execute(HOLDERS, {"on_via": via_se_id})]
 
 
-def used(conn: Connection) -> dict[int, Any]:
-    """Bytes each SE keeps room for, counted anew."""
-    return {row[0]: int(row[1]) for row in conn.execute(USED)}
+def mend(conn: Connection) -> int:
+    """Count anew what is used of the limits; how many were wrong. Whoever keeps more room waits meanwhile."""
+    lock_rows(conn, quota, conn.execute(ALL_LIMITS).scalars())
+    wrong = conn.execute(MISCOUNTED).all()
+    if wrong:
+        put = {"used_value": [int(row.used) for row in wrong]}
+        bulk.write(conn, [Change(quota, {"id": [row.id for row in wrong]}, put=put)])
+    return len(wrong)

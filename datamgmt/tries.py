@@ -428,5 +428,5 @@ def open_room(
 ) -> dict[int, int]:
     """By source SE, how many files may be in flight over its link to the SE; shut links are left out."""
     incoming = [view for view in views.values() if view.dst == se_id and view.enabled]
-    room = {view.src: window(view.state, now, policy.link) for view in incoming}
+    room = {view.src: window(view.state, now, view.bounded(policy.link)) for view in incoming}
     return {src: n for src, n in room.items() if n > 0}

@@ -126,7 +126,14 @@ class Block(Section):
 class Transfer(Section):
     """Copies between storage elements."""
 
-    window_max: Amount = Field(default=100, description="most copies queued on one link at a time")
+    window_max: Amount = Field(default=100, description="most copies in flight over one link")
+    queue_max: Amount = Field(default=1000, description="most files queued on one link ahead of need")
+    window_bytes: Amount = Field(
+        default=10_000_000_000_000, description="bytes of one priority on their way to one storage element"
+    )
+    nominal_rate: Seconds = Field(
+        default=5_000_000, description="bytes per second of a stream, on a link nothing was measured on"
+    )
     deadline_s: Seconds = Field(default=3600, description="time after which one copy is given up")
     workers: int = Field(
         default=4,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Select
+from sqlalchemy import Connection, Dialect, Float, Select
 
 from gridcore.db import driver
 from gridcore.db.driver import Call
@@ -52,7 +52,10 @@ def _plan(statement: Select[Any], dialect: Dialect) -> _Plan:
         names=tuple(compiled.positiontup) if compiled.positional else (),
         fixed=compiled.params,
         binds={name: kind.bind_processor(dialect) for name, kind in binds.items()},
-        columns=tuple(kind.result_processor(dialect, None) for kind in columns),
+        # Drivers give floats as they are; asked without the driver's own type, the dialects know no better.
+        columns=tuple(
+            None if isinstance(kind, Float) else kind.result_processor(dialect, None) for kind in columns
+        ),
     )
 
 

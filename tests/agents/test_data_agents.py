@@ -202,12 +202,12 @@ def test_two_transfer_agents_copy_each_file_once(database: Database, start: Make
 
 
 def test_what_nobody_wants_any_more_is_stopped_and_removed(database: Database, start: MakeWorker) -> None:
-    grid = DataGrid(database, "ABC")
+    grid = DataGrid(database, "ABC", **{"transfer.queue_max": 4})
     grid.link("AB", "BC")
     grid.produce(12)
     key = grid.subscribe("C")
     worker = start(grid)
-    for _ in range(3):
+    for _ in range(2):
         worker.round()
     assert len(grid.replicas()) > 1
     grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
@@ -231,6 +231,7 @@ def test_transit_space_is_waited_for(database: Database, start: MakeWorker) -> N
         (_, (facts,)) = subscriptions.explain(conn, key)
     assert (facts.code, facts.params["free"]) == (Reason.NO_TRANSIT_SPACE, size - 1)
     grid.do(lambda conn, _: conn.execute(update(quota).values(limit_value=size)))
+    grid.clock.advance(60)
     worker.run()
     assert {name for _, name in grid.replicas()} == {"A", "C"}
 

@@ -18,6 +18,7 @@ from datamgmt.invariants import INVARIANTS
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from gridcore.db import Database
 from gridcore.db.invariants import violations
+from gridcore.tables import quota
 
 A, B, C = 1, 2, 3
 
@@ -61,6 +62,18 @@ def test_wanted_replicas_carry_their_blocks_sizes(grid: DataGrid) -> None:
     assert grid.do(lambda conn, _: recount.mend(conn)) == {"wanted_sizes": 1}
     assert grid.do(lambda conn, _: recount.mend(conn)) == {}
     assert grid.rows(sizes) == [known]
+
+
+def test_limits_count_the_room_that_is_kept(grid: DataGrid) -> None:
+    limit = {"id": 1, "owner": "transit:T2_B", "limit_value": 10, "used_value": 0}
+    via = {"block_id": 1, "via_se_id": B, "pos": 1, "bytes": 7, "lease_until": grid.clock.now()}
+    grid.do(lambda conn, _: conn.execute(insert(quota), limit))
+    rooms = [{**via, "se_id": B}, {**via, "se_id": C}]
+    grid.do(lambda conn, _: conn.execute(insert(route_via), rooms))
+    assert grid.do(lambda conn, _: recount.mend(conn)) == {"transit": 1}
+    assert grid.rows(quota.select().with_only_columns(quota.c.used_value)) == [(7,)]
+    grid.do(lambda conn, _: conn.execute(delete(route_via)))
+    assert grid.do(lambda conn, _: recount.mend(conn)) == {"transit": 1}
 
 
 Break = Callable[[Connection], object]

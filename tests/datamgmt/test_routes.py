@@ -9,14 +9,25 @@ import pytest
 from grids.data_grid import DataGrid
 from sqlalchemy import select, update
 
-from catalogs import replicas
-from catalogs.states import ReplicaState
-from catalogs.tables import block_replica
-from datamgmt import allocating, destinations, hops, linkstates, routes, subscriptions
-from datamgmt.hops import Changes, Dest, View
+from catalogs import replicas, sites
+from catalogs.states import ReplicaState, Switch
+from catalogs.tables import block, block_replica
+from datamgmt import (
+    allocating,
+    destinations,
+    hops,
+    leftovers,
+    linkstates,
+    rerouting,
+    routes,
+    subscriptions,
+    transit,
+)
 from datamgmt.reasons import Reason
-from datamgmt.tables import block_dest
-from gridcore.db import Database
+from datamgmt.tables import block_dest, route_history, route_via
+from datamgmt.words import Changes, View
+from gridcore.db import Database, insert_rows
+from gridcore.tables import quota
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def allocate(grid: DataGrid) -> int:
 
 def view(grid: DataGrid) -> View:
     with grid.database.snapshot() as conn:
-        return routes.view(conn)
+        return routes.view(conn, routes.due(conn, grid.clock.now()), linkstates.views(conn))
 
 
 def decide(grid: DataGrid, seen: View | None = None) -> Changes:
@@ -48,9 +59,16 @@ def decide(grid: DataGrid, seen: View | None = None) -> Changes:
 
 def route(grid: DataGrid) -> int:
     changes = decide(grid)
-    done = grid.do(lambda conn, now: routes.apply(conn, changes, now))
+    done = grid.do(lambda conn, now: rerouting.apply(conn, changes, now)["decided"])
+    grid.do(lambda conn, now: leftovers.expire(conn, 100, now))
+    grid.do(lambda conn, now: leftovers.release(conn, leftovers.idle(conn, 100), now))
     grid.check()
     return done  # type: ignore[no-any-return]
+
+
+def stir(grid: DataGrid, name: str = "A") -> None:
+    """All of block 1 that waits or has to do with the SE is due."""
+    grid.do(lambda conn, _: destinations.stir(conn, [1], grid.ids[name]))
 
 
 def wanted(grid: DataGrid) -> list[tuple[object, ...]]:
@@ -123,6 +141,7 @@ def arrive(grid: DataGrid, name: str) -> None:
     def unit(conn: object, now: datetime) -> None:
         replicas.complete_all(conn, grid.ids[name], {1: 1}, now)  # type: ignore[arg-type]
         destinations.drop(conn, [(1, grid.ids[name])], now)  # type: ignore[arg-type]
+        destinations.stir(conn, [1], grid.ids[name])  # type: ignore[arg-type]
 
     grid.do(unit)
 
@@ -148,52 +167,144 @@ def test_a_transit_copy_waits_for_a_broken_link_but_not_for_ever(grid: DataGrid)
     allocate(grid)
     route(grid)
     arrive(grid, "B")
-    seen = view(grid)
-    broken = {key: one for key, one in seen.links.items() if key != (2, 3)}
-    changes = decide(grid, replace(seen, links=broken))
-    assert changes.release == []
-    assert changes.words[1, 4].code == Reason.NO_PATH
-    grid.clock.advance(linkstates.policies(grid.settings).transit_age / timedelta(seconds=1) + 1)
-    assert decide(grid, replace(seen, links=broken)).release == [(1, 2)]
+    grid.do(lambda conn, _: sites.set_link_state(conn, 203, Switch.DISABLED, "fibre cut"))
+    route(grid)
+    assert grid.rows(select(block_dest.c.code)) == [(Reason.NO_PATH,)]
+    assert grid.rows(select(route_via.c.via_se_id)) == [(2,)]
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    grid.clock.advance(2 * linkstates.policies(grid.settings).transit_age / timedelta(seconds=1))
+    route(grid)
+    assert grid.replicas()[1, "B"] is ReplicaState.DELETING
+    assert grid.count(route_via) == 0
 
 
 def test_a_spoilt_replica_is_no_source(grid: DataGrid) -> None:
     grid.subscribe("B")
     allocate(grid)
-    changes = decide(grid, replace(view(grid), spoilt={(1, 1)}))
-    assert changes.words[1, 2].code == Reason.NO_SOURCE
+    word = decide(grid, replace(view(grid), spoilt={(1, 1): 2})).words[1, 2]
+    assert (word.code, word.params["n"]) == (Reason.SOURCE_EXCEPTED, 2)
 
 
-def test_a_hop_that_was_given_up_is_left_out_and_tried_again(grid: DataGrid) -> None:
+def test_a_hop_that_was_given_up_is_left_out_counted_and_tried_again(grid: DataGrid) -> None:
     grid.subscribe("B")
     allocate(grid)
     route(grid)
-    failed = {1: {(1, 2): grid.clock.now()}}
-    changes = decide(grid, replace(view(grid), failed=failed))
-    assert (changes.words[1, 2].code, changes.words[1, 2].src) == (Reason.HOP_EXCLUDED, None)
+    grid.clock.advance(1)
+    at = grid.clock.now()
+    failed = {"failed": {1: {(1, 2): at}}, "errors": {(1, (1, 2)): "TIMEOUT"}}
+    stir(grid)
+    changes = decide(grid, replace(view(grid), **failed))  # type: ignore[arg-type]
+    word = changes.words[1, 2]
+    assert (word.code, word.src, word.params["error_class"]) == (Reason.HOP_EXCLUDED, None, "TIMEOUT")
+    assert changes.tries == {(1, 2): (1, at)}
+    grid.do(lambda conn, now: rerouting.apply(conn, changes, now))
+    assert grid.rows(select(block_dest.c.attempts, block_dest.c.failing_since)) == [(1, at)]
+    assert not view(grid).dests
     exclusion = linkstates.policies(grid.settings).exclusion
     grid.clock.advance(2 * exclusion / timedelta(seconds=1) + 1)
-    changes = decide(grid, replace(view(grid), failed=failed))
+    changes = decide(grid, replace(view(grid), **failed))  # type: ignore[arg-type]
     assert (changes.words[1, 2].src, changes.again) == (1, {(1, 2)})
+    assert changes.tries == {}
 
 
-def test_kept_routes_count_in_the_transit_space(grid: DataGrid) -> None:
+def test_room_is_kept_for_all_stops_and_never_more_than_there_is(grid: DataGrid) -> None:
+    size = grid.rows(select(block.c.bytes))[0][0]
+    limits = [
+        {"id": n, "owner": f"transit:T2_{name}", "limit_value": size} for n, name in ((1, "B"), (2, "C"))
+    ]
+    grid.do(lambda conn, _: insert_rows(conn, quota, [{**one, "used_value": 0} for one in limits]))
     grid.subscribe("D")
     allocate(grid)
     route(grid)
-    seen = view(grid)
-    size = seen.dests[0].size
-    other = next(one for one in seen.dests if one.se_id == 4)
-    second = replace(_fresh(other), block_id=9)
-    sources = {**seen.replicas, 9: [replace(one, block_id=9) for one in seen.replicas[1] if one.se_id == 1]}
-    both = replace(seen, dests=[*seen.dests, second], replicas=sources)
-    assert decide(grid, replace(both, limits={3: 2 * size})).words[9, 4].code == Reason.ROUTED
-    assert decide(grid, replace(both, limits={3: 2 * size - 1})).words[9, 4].code == Reason.NO_TRANSIT_SPACE
-    assert decide(grid, replace(both, limits={2: 2 * size - 1})).words[9, 4].code == Reason.NO_TRANSIT_SPACE
+    used = select(quota.c.used_value).order_by(quota.c.id)
+    assert grid.rows(used) == [(size,), (size,)]
+    grid.produce(2, first=2)
+    allocate(grid)
+    route(grid)
+    told = select(block_dest.c.code, block_dest.c.params).where(block_dest.c.block_id != 1)
+    ((code, params),) = grid.rows(told)
+    assert (code, params["se"], params["free"], params["limit"]) == (Reason.NO_TRANSIT_SPACE, 2, 0, size)
+    assert params["holders"] == [4]
+    arrive(grid, "B")
+    route(grid)
+    assert grid.rows(used) == [(size,), (size,)]
+    arrive(grid, "C")
+    route(grid)
+    assert grid.rows(used) == [(0,), (size,)]
+    arrive(grid, "D")
+    route(grid)
+    assert grid.rows(used) == [(0,), (0,)]
 
 
-def _fresh(one: Dest) -> Dest:
-    return replace(one, word=hops.Word(code=Reason.ALLOCATED, params={}))
+def test_a_plan_without_the_room_it_saw_is_not_carried_out(grid: DataGrid) -> None:
+    size = grid.rows(select(block.c.bytes))[0][0]
+    row = {"id": 1, "owner": "transit:T2_C", "limit_value": size, "used_value": 0}
+    grid.do(lambda conn, _: insert_rows(conn, quota, [row]))
+    grid.subscribe("D")
+    allocate(grid)
+    changes = decide(grid)
+    grid.do(lambda conn, _: conn.execute(update(quota).values(limit_value=size - 1)))
+    with pytest.raises(transit.NoRoom):
+        grid.do(lambda conn, now: rerouting.apply(conn, changes, now))
+    route(grid)
+    assert grid.rows(select(block_dest.c.code)) == [(Reason.NO_TRANSIT_SPACE,)]
+    assert grid.count(route_via) == 0
+
+
+def test_what_is_dropped_gives_its_room_back(grid: DataGrid) -> None:
+    row = {"id": 1, "owner": "transit:T2_B", "limit_value": 10**6, "used_value": 0}
+    grid.do(lambda conn, _: insert_rows(conn, quota, [row]))
+    key = grid.subscribe("D")
+    allocate(grid)
+    route(grid)
+    assert grid.count(route_via) == 2
+    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    allocate(grid)
+    assert grid.count(route_via) == 0
+    assert grid.rows(select(quota.c.used_value)) == [(0,)]
+    route(grid)
+    assert grid.count(block_dest) == 0
+    assert grid.replicas()[1, "B"] is ReplicaState.DELETING
+
+
+def test_only_what_is_due_is_seen_and_a_stir_in_between_is_not_lost(grid: DataGrid) -> None:
+    grid.subscribe("D")
+    allocate(grid)
+    changes = decide(grid)
+    stir(grid)
+    assert grid.do(lambda conn, now: rerouting.apply(conn, changes, now))["decided"] == 0
+    assert route(grid) == 2
+    assert view(grid).due == []
+    stir(grid)
+    assert set(view(grid).due) == {(1, 2), (1, 4)}
+    assert route(grid) == 2
+    assert route(grid) == 0
+
+
+def test_links_that_change_make_what_goes_over_them_due(grid: DataGrid) -> None:
+    grid.subscribe("D")
+    allocate(grid)
+    route(grid)
+    for links, due in (([(2, 3)], 0), ([(1, 2)], 2)):
+        assert grid.do(lambda conn, _, links=links: routes.stir_links(conn, links, opened=False)) == due
+        route(grid)
+    grid.do(lambda conn, _: sites.set_link_state(conn, 102, Switch.DISABLED, None))
+    grid.do(lambda conn, _: routes.stir_links(conn, [(1, 2)], opened=False))
+    route(grid)
+    assert grid.do(lambda conn, _: routes.stir_links(conn, [], opened=True)) == 1
+
+
+def test_what_the_router_said_is_kept_for_a_while(grid: DataGrid) -> None:
+    grid.subscribe("D")
+    allocate(grid)
+    route(grid)
+    said = select(route_history.c.se_id, route_history.c.code, route_history.c.path).order_by(
+        route_history.c.se_id
+    )
+    assert grid.rows(said) == [(2, Reason.ROUTED, [1, 2]), (4, Reason.ROUTED, [1, 2, 3, 4])]
+    assert grid.do(rerouting.prune) == 0
+    grid.clock.advance(31 * 86400)
+    assert grid.do(rerouting.prune) == 2
 
 
 def test_a_suspended_replica_on_the_way_does_not_stop_the_others(grid: DataGrid) -> None:
@@ -212,6 +323,6 @@ def test_a_change_that_came_too_late_is_not_made(grid: DataGrid) -> None:
     changes = decide(grid)
     source = update(block_replica).where(block_replica.c.se_id == 1)
     grid.do(lambda conn, _: conn.execute(source.values(state=ReplicaState.COPYING)))
-    assert grid.do(lambda conn, now: routes.apply(conn, changes, now)) == 1
+    assert grid.do(lambda conn, now: rerouting.apply(conn, changes, now))["decided"] == 0
     assert [row[2] for row in wanted(grid)] == [None]
     grid.do(lambda conn, _: conn.execute(source.values(state=ReplicaState.COMPLETE)))

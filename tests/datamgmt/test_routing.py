@@ -210,16 +210,16 @@ def test_transit_space_is_given_by_priority_and_never_overdrawn():
 
 
 def test_no_block_starts_that_has_no_room_further_on():
-    (decision,) = planned([want()], {1: {T2_A1}}, both_ways(DEMO), {T1_A: 10**6})
+    (decision,) = planned([want()], {1: {T2_A1}}, both_ways(DEMO), {T1_A: 10**6, T1_B: 0})
     assert (decision.code, decision.params["se"]) == (Reason.NO_TRANSIT_SPACE, T1_B)
 
 
 def test_replicas_wanted_or_arriving_on_the_way_need_no_transit_space():
     wanted = [want(1), want(1, dest=T1_A)]
-    decisions = planned(wanted, {1: {T2_A1}}, both_ways(DEMO), {}, arriving={(1, T1_B)})
+    decisions = planned(wanted, {1: {T2_A1}}, both_ways(DEMO), {T1_A: 0, T1_B: 0}, arriving={(1, T1_B)})
     assert [item.code for item in decisions] == [Reason.ROUTED, Reason.ROUTED]
     held_back = [want(1), want(1, dest=T1_A, suspended=True)]
-    decisions = planned(held_back, {1: {T2_A1}}, both_ways(DEMO), {}, arriving={(1, T1_B)})
+    decisions = planned(held_back, {1: {T2_A1}}, both_ways(DEMO), {T1_A: 0}, arriving={(1, T1_B)})
     assert decisions[1].code is Reason.NO_TRANSIT_SPACE
 
 
