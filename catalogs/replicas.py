@@ -12,17 +12,20 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, select
 
 from catalogs import exceptions, holdings, space
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica
-from gridcore.db import bulk, lock_rows, outbox
+from gridcore.db import bulk, lock_rows, outbox, reads
 from gridcore.db.bulk import Change, New, Same
 from gridcore.db.engine import Stale
 from gridcore.db.idlists import within
+from gridcore.db.reads import Read
+from gridcore.db.statements import chunks
 from gridcore.errors import Conflict, NotFound
 
 #: (block, SE)
@@ -96,8 +99,12 @@ class _Block:
         return self.dataset_id, se_id, 1, closed, self.files, self.bytes
 
 
+_READ = (
+    *("block_id", "se_id", "state", "hops", "transit", "custodial", "created_at", "completed_at"),
+    *("acct_group", "charged", "delete_at"),
+)
 REPLICAS = (
-    select(block_replica)
+    select(*(block_replica.c[name] for name in _READ))
     .where(within(block_replica.c.block_id))
     .order_by(block_replica.c.block_id, block_replica.c.se_id)
 )
@@ -115,26 +122,30 @@ REMOVE = delete(block_replica).where(
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _replica(row: Any) -> ReplicaRow:
-    flags = {"transit": bool(row.transit), "custodial": bool(row.custodial)}
-    return ReplicaRow(**{**row._mapping, **flags})
+def _replica(row: Sequence[Any]) -> ReplicaRow:
+    found = dict(zip(_READ, row, strict=True))
+    flags = {"transit": bool(found["transit"]), "custodial": bool(found["custodial"])}
+    return ReplicaRow(**{**found, **flags})
 
 
-def _by_block(rows: Iterable[Any]) -> dict[int, list[ReplicaRow]]:
+def _by_block(
+    conn: Connection, statement: Select[Any], block_ids: Iterable[int]
+) -> dict[int, list[ReplicaRow]]:
     found: dict[int, list[ReplicaRow]] = {}
-    for row in rows:
-        found.setdefault(row.block_id, []).append(_replica(row))
+    ids = chunks(sorted(set(block_ids)))
+    for row in chain.from_iterable(reads.rows(conn, [Read(statement, {"ids": part}) for part in ids])):
+        found.setdefault(row[0], []).append(_replica(row))
     return found
 
 
 def complete_replicas(conn: Connection, block_ids: Iterable[int]) -> dict[int, list[ReplicaRow]]:
     """{block id: its COMPLETE replicas by SE} of the blocks that have any: what jobs may read."""
-    return _by_block(conn.execute(COMPLETE_REPLICAS, {"ids": sorted(set(block_ids))}))
+    return _by_block(conn, COMPLETE_REPLICAS, block_ids)
 
 
 def replicas(conn: Connection, block_ids: Iterable[int]) -> dict[int, list[ReplicaRow]]:
     """{block id: its replicas in any state, by SE} of the blocks that have any."""
-    return _by_block(conn.execute(REPLICAS, {"ids": sorted(set(block_ids))}))
+    return _by_block(conn, REPLICAS, block_ids)
 
 
 def _rows(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[ReplicaKey, ReplicaRow]:

@@ -43,8 +43,8 @@ UNSEEN = (
 
 
 def mend(conn: Connection) -> dict[str, int]:
-    """Put right what wanted replicas say of their closed blocks, links of their queues, quotas of space and of
-    transit of what is used; have allocation look where something is asked for that is neither there nor
+    """Put right what wanted replicas say of their closed blocks, links of their queues, quotas of space and
+    of transit of what is used; have allocation look where something is asked for that is neither there nor
     wanted. How many there were."""
     found = {
         "unseen_datasets": _look_again(conn),

@@ -21,13 +21,11 @@ from datamgmt.transfer_states import TransferState
 from datamgmt.words import Dest, View, Word
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read, rows
-from gridcore.db.statements import one_of
+from gridcore.db.statements import chunks, one_of
 from gridcore.db.types import UtcTime
 
 #: Wanted replicas looked at in one pass.
 MOST = 20_000
-#: Blocks read with one list of keys.
-PART = 5_000
 
 _N = bindparam("n", type_=Integer)
 DUE = (
@@ -173,8 +171,9 @@ def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[Lin
 
 def of_blocks(conn: Connection, blocks: Collection[int]) -> list[tuple[Any, ...]]:
     """The rows of these blocks, in the order of DESTS."""
-    (found,) = rows(conn, [Read(DESTS, {"ids": blocks})])
-    return found
+    # Longer lists tempt PostgreSQL to compare each row of the table with each key.
+    parts = rows(conn, [Read(DESTS, {"ids": part}) for part in chunks(blocks)])
+    return [row for part in parts for row in part]
 
 
 def _dest(row: tuple[Any, ...]) -> Dest:

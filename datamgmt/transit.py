@@ -21,6 +21,7 @@ from gridcore.db import bulk, lock_rows, quotas
 from gridcore.db.bulk import Change, New
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read, rows
+from gridcore.db.statements import chunks
 from gridcore.tables import quota
 
 #: Owner of an SE's transit limit in the table of quotas, before its name.
@@ -98,8 +99,8 @@ HOLDERS = (
 
 def of_blocks(conn: Connection, block_ids: Collection[int]) -> list[Via]:
     """The rooms kept for the routes of these blocks."""
-    (found,) = rows(conn, [Read(OF_BLOCKS, {"ids": sorted(block_ids)})])
-    return [Via(*row) for row in found]
+    parts = rows(conn, [Read(OF_BLOCKS, {"ids": part}) for part in chunks(sorted(block_ids))])
+    return [Via(*row) for part in parts for row in part]
 
 
 def space(conn: Connection) -> dict[int, tuple[int, int]]:

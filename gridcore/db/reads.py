@@ -71,7 +71,7 @@ def _ours(plan: _Plan, found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if not found or not any(plan.columns):
         return found
     lists = [
-        values if process is None else [process(value) for value in values]
+        values if process is None else [None if value is None else process(value) for value in values]
         for process, values in zip(plan.columns, zip(*found, strict=True), strict=True)
     ]
     return list(zip(*lists, strict=True))
