@@ -52,7 +52,6 @@ class DatasetRow:
     access: Access
     description: str | None
     group: str | None
-    closed_blocks: int
 
     @property
     def tier(self) -> str:
@@ -99,10 +98,7 @@ class Named:
 
 
 #: Columns of a dataset that are fields of its value.
-_PLAIN = (
-    *("id", "name", "state", "files", "bytes", "events", "created_at"),
-    *("description", "closed_blocks"),
-)
+_PLAIN = (*("id", "name", "state", "files", "bytes", "events", "created_at", "description"),)
 #: Blocks grow old within a century.
 _AGE_MAX_S = 100 * 365 * 86400.0
 

@@ -21,7 +21,6 @@ FILES_IN = (
 )
 FOUND = select(data_file.c.id).where(within(data_file.c.id))
 PARENTS = select(dataset_parent.c.parent_id).where(within(dataset_parent.c.dataset_id)).distinct()
-CHILDREN = select(dataset_parent.c.dataset_id).where(within(dataset_parent.c.parent_id)).distinct()
 _CHILD = dataset.alias("child")
 PARENTS_NAMED = (
     select(dataset.c.name)
@@ -92,18 +91,9 @@ def parents_named(conn: Connection, names: Iterable[str]) -> set[str]:
 
 def ancestors(conn: Connection, ids: Iterable[int]) -> set[int]:
     """What these datasets were made from, generation by generation."""
-    return _walk(conn, PARENTS, ids)
-
-
-def descendants(conn: Connection, ids: Iterable[int]) -> set[int]:
-    """What was made from these datasets."""
-    return _walk(conn, CHILDREN, ids)
-
-
-def _walk(conn: Connection, step: object, ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     last = set(ids)
     while last:
-        last = set(conn.execute(step, {"ids": sorted(last)}).scalars()) - found  # type: ignore[call-overload]
+        last = set(conn.execute(PARENTS, {"ids": sorted(last)}).scalars()) - found
         found |= last
     return found

@@ -19,11 +19,12 @@ from gridapp.importing import Import, Listed
 from gridapp.walking import Walked
 from gridcore.bus import MemoryBus
 from gridcore.clock import FakeClock
-from gridcore.db import Database
+from gridcore.db import Database, dbnow, insert_rows
 from gridcore.db.keys import Keys
 from gridcore.errors import Conflict, Denied, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.settings import load
+from gridcore.tables import heartbeat
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RAW, DST, AOD, NTUP = (f"/MinBias/v1/{tier}" for tier in ("RAW", "DST", "AOD", "NTUP"))
@@ -305,3 +306,23 @@ def test_files_keep_their_dataset(desk: Desk) -> None:
     desk.tool.put("/data/new/a.root", 100, 1)
     with pytest.raises(UsageError, match=f"already a file of dataset {DST}"):
         desk.run(desk.walk())
+
+
+# --- beside agents -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("state", "rests"), [("running", True), ("stopped", False), (None, False)])
+def test_it_rests_while_agents_work_on_the_same_file(
+    sqlite_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None, rests: bool
+) -> None:
+    desk = Desk(sqlite_db, tmp_path)
+    naps: list[float] = []
+    monkeypatch.setattr(importing.time, "sleep", naps.append)
+    if state is not None:
+        now = desk.read(dbnow)
+        beat = {"agent": "router", "owner": "router@oak:1.1", "host": "oak", "pid": 1, "state": state}
+        times = {"started_at": now, "beat_at": now, "progress_at": now}
+        row = {**beat, **times, "cycles": 1, "counts": {}, "note": None}
+        sqlite_db.transaction(lambda conn: insert_rows(conn, heartbeat, [row]))
+    desk.run(desk.list_of(file(0), file(1)))
+    assert bool(naps) == rests
