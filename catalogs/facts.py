@@ -27,6 +27,8 @@ class Amendment:
     metadata: Mapping[str, tuple[float | None, str | None] | None] = field(default_factory=dict)
 
 
+#: What columns are called where people read of them.
+_WORD = {"access_type": "access", "description": "description", "acct_group": "group"}
 METADATA = (
     select(dataset_meta.c.name, dataset_meta.c.num, dataset_meta.c.txt)
     .where(dataset_meta.c.dataset_id == bindparam("of_dataset"))
@@ -83,7 +85,7 @@ def amend(
     known = metadata_of(conn, dataset_id)
     said = {name: None if pair is None else _value(*pair) for name, pair in new.metadata.items()}
     done = {
-        **{name: [old[name], value] for name, value in new.columns.items() if old[name] != value},
+        **{_WORD[name]: [old[name], value] for name, value in new.columns.items() if old[name] != value},
         **{name: [known.get(name), value] for name, value in said.items() if known.get(name) != value},
     }
     if done:

@@ -15,7 +15,7 @@ Value = float | str
 
 def check_name(name: str) -> str:
     """The name, if a query can ask for it. Raises UsageError."""
-    if name in FIELDS:
+    if name in FIELDS or name == "description":
         raise UsageError(
             f"{name!r} is no name for metadata: every dataset has it of its own",
             hint="choose another; `tierflow dataset fields` lists those taken",

@@ -40,7 +40,9 @@ def test_a_text_is_a_number_a_text_or_refused(text: str) -> None:
     assert (number is None) == (word == text)
 
 
-@pytest.mark.parametrize("name", ["", "Energy", "files", "site", "and", "a b", "x" * 41, "a=b", "a\n", "'"])
+@pytest.mark.parametrize(
+    "name", ["", "Energy", "files", "site", "description", "and", "a b", "x" * 41, "a=b", "a\n", "'"]
+)
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no name for metadata"):
         metadata.check_name(name)
@@ -55,7 +57,7 @@ def test_what_is_said_of_a_dataset_is_found(grid: Grid) -> None:
     done = grid.do(facts.amend, grid.dataset_id, new, "set", "ann", NOW)
     assert done == {
         "description": [None, "Gold"],
-        "acct_group": [None, "heavy"],
+        "group": [None, "heavy"],
         "collision": [None, "AuAu"],
         "energy": [None, 7.7],
     }
@@ -68,7 +70,7 @@ def test_what_is_said_of_a_dataset_is_found(grid: Grid) -> None:
 
     gone = amendment({"energy": None, "trigger": None}, group="")
     done = grid.do(facts.amend, grid.dataset_id, gone, "set", "bob", NOW)
-    assert done == {"acct_group": ["heavy", None], "energy": [7.7, None]}
+    assert done == {"group": ["heavy", None], "energy": [7.7, None]}
     assert grid.read(facts.metadata_of, grid.dataset_id) == {"collision": "AuAu"}
     told = grid.read(histories.of_dataset, grid.dataset_id, 10)
     assert [(one.actor, one.change) for one in told] == [("bob", "set"), ("ann", "set")]
@@ -77,7 +79,7 @@ def test_what_is_said_of_a_dataset_is_found(grid: Grid) -> None:
 
 def test_access_hides_from_queries(grid: Grid) -> None:
     done = grid.do(facts.amend, grid.dataset_id, amendment(access=Access.DEPRECATED), "access", "ann", NOW)
-    assert done == {"access_type": [Access.VALID, Access.DEPRECATED]}
+    assert done == {"access": [Access.VALID, Access.DEPRECATED]}
     for query, n in (("tier=RAW", 0), ("tier=RAW access=DEPRECATED", 1), ("tier=RAW access=*", 1)):
         asked = finding.plan(parse(query, finding.DATASETS))
         assert len(grid.read(search.find, asked, "", 10)) == n

@@ -62,7 +62,7 @@ def test_what_is_said_of_a_dataset(place: Path, shelf: Shelf) -> None:
     told = run(place, "dataset", "history", DATASET)
     assert [one["change"] for one in told] == ["set", "access", "set"]
     assert told[0]["detail"] == {"energy": [7.7, None]}
-    assert told[1]["detail"] == {"access_type": ["VALID", "DEPRECATED"]}
+    assert told[1]["detail"] == {"access": ["VALID", "DEPRECATED"]}
     assert client(shelf.database).get(f"/api/v1/history/datasets{DATASET}").json() == told
     assert shelf.audited() == ["dataset set", "dataset access", "dataset set"]
 
