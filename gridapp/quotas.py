@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from agents.runtime.agent import Context
 from catalogs import sites
-from datamgmt import charging
+from datamgmt import charging, rooms, transit
 from gridapp.insights.values import not_found
 from gridcore import accounts, audit, identity
 from gridcore.db import quotas as counted
@@ -20,7 +20,7 @@ from gridcore.tables import quota
 from prodsys.tables import share_node
 
 #: What owners of quotas begin with: `transit:<SE>`, `space:<site>:<group>`.
-TRANSIT, SPACE = "transit:", "space:"
+TRANSIT, SPACE = transit.OWNER, rooms.SPACE_QUOTA
 
 OWNED = select(quota).where(quota.c.owner.startswith(bindparam("prefix"))).order_by(quota.c.owner)
 SET_LIMIT = (
@@ -92,7 +92,7 @@ def set_quota(
     with context.database.snapshot() as conn:
         known = {one.name: one.id for one in sites.sites(conn)}
         groups = _groups(conn)
-        was = _space_of(conn, at, group)
+        was = new = _space_of(conn, at, group)
     if at not in known:
         raise not_found("site", at, known, "tierflow site list")
     if group not in groups and was is None:
@@ -100,19 +100,19 @@ def set_quota(
     if not dry_run:
         key, now = context.keys.one("quota"), context.clock.now()
 
-        def unit(conn: Connection) -> Quota | None:
-            counted.room(conn, [f"{SPACE}{at}:{group}"])
+        def unit(conn: Connection) -> tuple[Quota | None, Quota | None]:
+            counted.room(conn, [charging.owner(at, group)])
             old = _space_of(conn, at, group)
             _limit(conn, key, at, group, limit)
             detail = {"was": None if old is None else old.limit, "limit": limit}
             audit.record(conn, actor.name, "site quota set", f"{at} {group}", now, detail)
-            return old
+            return old, _space_of(conn, at, group)
 
-        was = context.database.transaction(unit)
+        was, new = context.database.transaction(unit)
     before = None if was is None else was.limit
-    used = 0 if was is None else was.used
+    last = new or was
     told = {"site": at, "group": group, "was": before, "limit": limit}
-    return {**told, "used": used, "changed": before != limit}
+    return {**told, "used": 0 if last is None else last.used, "changed": before != limit}
 
 
 def _groups(conn: Connection) -> set[str]:
@@ -131,7 +131,7 @@ def _space_of(conn: Connection, at: str, group: str) -> Quota | None:
 
 
 def _limit(conn: Connection, key: int, at: str, group: str, limit: int | None) -> None:
-    owner = f"{SPACE}{at}:{group}"
+    owner = charging.owner(at, group)
     if limit is None:
         remove(conn, owner)
     else:

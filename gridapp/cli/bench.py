@@ -104,7 +104,7 @@ HELP = {
     against 10. unique_at: what one site alone has, against 100.""",
     "route": """Routing pending files in blocks of 400 over 100 storage elements, their sources spread.
 
-    route: seconds until all is stored, against 1 for a million files. route_plan: of these the plan alone.""",
+    route: seconds until all is stored, against 1 for a million files. route_plan: the plan alone.""",
     "tfc": """From LFN to PFN by Trivial File Catalogs.
 
     tfc: a chain of three protocols, name by name, against regular expressions written by hand. vs_wmcore: the

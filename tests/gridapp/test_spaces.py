@@ -16,13 +16,16 @@ from grids.data_grid import DataGrid
 from sqlalchemy import select, update
 
 from catalogs.tables import block_replica, se
-from gridapp import session
+from gridapp import quotas, session
 from gridapp.api.app import create_app
 from gridapp.cli.main import main
 from gridapp.cli.sites import Size
 from gridapp.insights import spaces
+from gridapp.topology_items import AccountItem
+from gridcore import accounts
 from gridcore.db import Database
 from gridcore.errors import NotFound
+from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.settings import load
 from gridcore.tables import account_role, audit_log, quota
 
@@ -135,6 +138,25 @@ def test_a_quota_is_set_listed_raised_and_taken_away(home: Path) -> None:
     limits = itertools.pairwise((None, 500 * 10**9, 500 * 10**9, None))
     details = [{"was": was, "limit": limit} for was, limit in limits]
     assert noted(home) == [("ops", f"{SITE} {GROUP}", one) for one in details]
+
+
+def test_a_first_quota_counts_what_is_there_already(database: Database) -> None:
+    grid = DataGrid(database, "AB")
+    grid.link("AB")
+    grid.produce(3)
+    grid.subscribe("B")
+    worker = grid.worker()
+    worker.run()
+    worker.close()
+    size = {one["se"]: one["complete"] for one in ask(database, spaces.spaces)}["T2_B"]
+    admin = Principal("root", roles={EVERYWHERE: frozenset([Role.OPERATOR])})
+    new = {"login": "", "groups": frozenset(["physics"]), "roles": frozenset()}
+    anna = AccountItem(name="anna", **new).account()
+    grid.do(lambda conn, now: accounts.put(conn, 1, anna))
+    done = quotas.set_quota(grid.context(), "T2_XX_B", "physics", 10, admin)
+    assert (done["was"], done["limit"], done["used"]) == (None, 10, size)
+    (row,) = ask(database, spaces.group_quotas)
+    assert (row["used"], row["free"]) == (size, 10 - size)
 
 
 def test_a_quota_below_what_is_used_is_told(home: Path) -> None:
