@@ -36,7 +36,7 @@ _COPYING_HERE = block_replica.c.state == ReplicaState.COPYING
 INVARIANTS: tuple[Invariant, ...] = (
     charging.USED_IS_HELD,
     Invariant(
-        "transfer_has_replica",
+        "unwanted transfer",
         "a transfer belongs to a wanted replica or one being copied; a cancelled one to one being deleted",
         select(transfer.c.id, transfer.c.state).where(
             or_(
@@ -46,24 +46,24 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     Invariant(
-        "done_while_copying",
+        "unfolded transfer",
         "a transfer that is DONE is folded when its replica is complete",
         select(transfer.c.id).where(transfer.c.state == TransferState.DONE, ~_COPYING, ~_REPAIRED),
     ),
     Invariant(
-        "done_but_missing",
+        "done but missing",
         "nothing is being copied to a replica that is complete, unless to repair it",
         select(transfer.c.id).where(_COMPLETE, ~_REPAIRED),
     ),
     Invariant(
-        "transfer_of_a_file",
+        "transfer of no file",
         "a transfer is of a registered file of its block",
         select(transfer.c.id)
         .outerjoin_from(transfer, data_file, data_file.c.id == transfer.c.file_id)
         .where(or_(data_file.c.id.is_(None), data_file.c.block_id != transfer.c.block_id)),
     ),
     Invariant(
-        "broken_route",
+        "broken route",
         "a hop under way begins at a complete replica and follows a link",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
             block_dest.c.src_se_id.is_not(None),
@@ -74,7 +74,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     Invariant(
-        "copying_is_wanted",
+        "unwanted copy",
         "a replica is copied only while it is wanted",
         select(block_replica.c.block_id, block_replica.c.se_id)
         .outerjoin_from(
@@ -87,31 +87,31 @@ INVARIANTS: tuple[Invariant, ...] = (
         .where(_COPYING_HERE, block_dest.c.block_id.is_(None)),
     ),
     Invariant(
-        "nothing_left_to_copy",
+        "nothing to copy",
         "of a wanted replica all files of which are queued, some are on their way",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
             block_dest.c.cursor_id == ALL_QUEUED, ~exists().where(_SAME_ROW)
         ),
     ),
     Invariant(
-        "wanted_size",
+        "wanted sizes",
         "a wanted replica has the files and bytes of its block",
         recount.SIZES,
     ),
     Invariant(
-        "link_queue",
+        "link queues",
         "a link counts the transfers that wait or are under way on it",
         linkqueues.WRONG,
     ),
     Invariant(
-        "wanted_by_somebody",
+        "wanted by nobody",
         "the subscription a replica is wanted for exists",
         select(block_dest.c.block_id, block_dest.c.se_id)
         .outerjoin_from(block_dest, subscription, subscription.c.id == block_dest.c.subscription_id)
         .where(block_dest.c.subscription_id.is_not(None), subscription.c.id.is_(None)),
     ),
     Invariant(
-        "route_of_a_wanted_replica",
+        "route of nothing",
         "transit space is kept only for the routes of wanted replicas",
         select(route_via.c.block_id, route_via.c.se_id, route_via.c.via_se_id)
         .outerjoin_from(
@@ -127,7 +127,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         transit.MISCOUNTED,
     ),
     Invariant(
-        "active_is_claimed",
+        "claims",
         "a transfer is claimed by somebody while it is ACTIVE, and only then or when cancelled",
         select(transfer.c.id, transfer.c.state).where(
             or_(
@@ -140,7 +140,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     Invariant(
-        "complete_is_not_wanted",
+        "complete and wanted",
         "a replica that is complete is wanted no more, unless to repair it",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
             block_dest.c.repair == 0,
@@ -148,14 +148,14 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     Invariant(
-        "complete_subscription",
+        "complete subscription",
         "a complete subscription has no wanted replica left",
         select(subscription.c.id, block_dest.c.block_id)
         .join_from(subscription, block_dest, block_dest.c.subscription_id == subscription.c.id)
         .where(subscription.c.state == SubscriptionState.COMPLETE, block_dest.c.repair == 0),
     ),
     Invariant(
-        "wanted_by_one_side",
+        "wanted by both sides",
         "a wanted replica is either a subscription's or in transit",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
             or_(
@@ -165,7 +165,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     Invariant(
-        "deleting_is_not_last",
+        "last copy",
         "a replica is deleted only while another one is complete",
         select(block_replica.c.block_id, block_replica.c.se_id).where(
             block_replica.c.state == ReplicaState.DELETING,

@@ -106,25 +106,25 @@ def passing(conn: Connection) -> None:
 
 
 BREAKS: dict[str, tuple[Break, set[str]]] = {
-    "complete": (completed, {"complete_is_not_wanted", "done_but_missing"}),
+    "complete": (completed, {"complete and wanted", "done but missing"}),
     "repair": (lambda conn: (completed(conn), conn.execute(update(block_dest).values(repair=1))), set()),
-    "stranger": (transfer_of(99), {"transfer_of_a_file"}),
-    "source": (lambda conn: conn.execute(update(block_dest).values(src_se_id=C)), {"broken_route"}),
+    "stranger": (transfer_of(99), {"transfer of no file"}),
+    "source": (lambda conn: conn.execute(update(block_dest).values(src_se_id=C)), {"broken route"}),
     "no link": (
         lambda conn: conn.execute(update(block_dest).values(src_se_id=A, se_id=C)),
-        {"broken_route", "copying_is_wanted"},
+        {"broken route", "unwanted copy"},
     ),
-    "unwanted": (lambda conn: conn.execute(delete(block_dest)), {"copying_is_wanted"}),
+    "unwanted": (lambda conn: conn.execute(delete(block_dest)), {"unwanted copy"}),
     "queued": (
         lambda conn: conn.execute(update(block_dest).values(cursor_id=ALL_QUEUED)),
-        {"nothing_left_to_copy"},
+        {"nothing to copy"},
     ),
-    "size": (lambda conn: conn.execute(update(block_dest).values(bytes=1)), {"wanted_size"}),
-    "nobody": (lambda conn: conn.execute(delete(subscription)), {"wanted_by_somebody"}),
-    "passing": (passing, {"route_of_a_wanted_replica"}),
+    "size": (lambda conn: conn.execute(update(block_dest).values(bytes=1)), {"wanted sizes"}),
+    "nobody": (lambda conn: conn.execute(delete(subscription)), {"wanted by nobody"}),
+    "passing": (passing, {"route of nothing"}),
     "file": (
         lambda conn: (transfer_of(1)(conn), conn.execute(update(data_file).values(block_id=7))),
-        {"transfer_of_a_file"},
+        {"transfer of no file"},
     ),
 }
 
