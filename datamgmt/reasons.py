@@ -102,7 +102,7 @@ _TEXTS: Mapping[Reason, _Text] = {
     Reason.SOURCE_EXCEPTED: _Text(
         "the only complete copies lack {n} files",
         "whoever can restore them",
-        "tierflow file lost {lfn}",
+        "tierflow why block:{block}",
         basis=-6,
     ),
     Reason.NO_PATH: _Text(

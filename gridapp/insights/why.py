@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -15,8 +14,10 @@ from gridapp.insights import deliveries, nowhere, topology, work
 from gridapp.insights.answers import Answer
 from gridapp.insights.jobs import JOBS_OF_TASK, reason
 from gridapp.insights.nowhere import Never
-from gridapp.insights.values import KEY_MAX, some
+from gridapp.insights.values import KEY_MAX
+from gridapp.insights.why_data import why_block, why_deletion, why_file, why_subscription
 from gridapp.insights.why_job import why_job
+from gridapp.insights.why_link import why_link
 from gridcore.errors import NotFound, UsageError
 from gridcore.ids import job_name
 from prodsys import slicing, tasks
@@ -28,7 +29,8 @@ from prodsys.tables import request as request_table
 QUOTED = 20
 #: Jobs a task may have where nobody says otherwise.
 MOST_JOBS = 100_000
-_NUMBERED = re.compile(r"(?:(sub|subscription|req|request):)?([0-9]{1,19})")
+_NUMBERED = re.compile(r"(?:(sub|subscription|req|request|del|deletion):)?([0-9]{1,19})")
+_LINK = re.compile(r"link:(\S+?)\s*(?:->|>)\s*(\S+)")
 _JOB = re.compile(r"[^/].*/[0-9]+(\.[0-9]+)?", re.DOTALL)
 
 REQUEST_ID = select(request_table.c.id).where(request_table.c.id == bindparam("request_id"))
@@ -37,60 +39,52 @@ REQUEST_ID = select(request_table.c.id).where(request_table.c.id == bindparam("r
 def why(
     conn: Connection, what: str, now: datetime, heartbeat_s: float = 60.0, most_jobs: int = MOST_JOBS
 ) -> dict[str, Any]:
-    """Why a job, task, subscription or request is where it is.
+    """Why a job, task, request, subscription, block, file, link or deletion is where it is.
 
-    `what` is `TASK/17`, a task's name, `sub:12`, `DATASET@SE`, `req:3`, or a bare number, taken for a
-    subscription if there is one, else for a request. Raises UsageError, NotFound with near names.
+    `what` is `TASK/17`, a task's name, `sub:12`, `DATASET@SE`, `DATASET#BLOCK`, an LFN, `link:SRC>DST`,
+    `del:5`, `req:3`, or a bare number, taken for a subscription if there is one, else for a request.
+    Raises UsageError, NotFound with near names.
     Returns {what, kind, state, since, because: [sentences], evidence, turn, next}.
     """
     what = what.strip()
     if numbered := _NUMBERED.fullmatch(what):
-        return _numbered(conn, numbered[1], int(numbered[2])).to_json()
-    if what.startswith("/"):
-        dataset, at, se = what.rpartition("@")
-        if not at:
-            raise UsageError(
-                f"{what} is a dataset; ask about its copy at a storage element", hint=f"write {what}@SE"
-            )
-        return _subscription(conn, deliveries.subscription_id(conn, dataset, se)).to_json()
+        return _numbered(conn, numbered[1], int(numbered[2]), now).to_json()
+    if link := _LINK.fullmatch(what):
+        return why_link(conn, link[1], link[2], now).to_json()
+    if what.startswith(("/", "block:", "file:")):
+        return _data(conn, what, now).to_json()
     if _JOB.fullmatch(what):
         return why_job(conn, what, now, heartbeat_s).to_json()
     return _task(conn, what, now, heartbeat_s, most_jobs).to_json()
 
 
-def _numbered(conn: Connection, kind: str | None, key: int) -> Answer:
+def _data(conn: Connection, what: str, now: datetime) -> Answer:
+    """Of what is named by its path: a block, a dataset at a storage element, a file."""
+    kind, colon, path = what.rpartition(":") if what[0] != "/" else ("", "", what)
+    del colon
+    if kind == "block" or (kind == "" and "#" in path):
+        return why_block(conn, path, now)
+    dataset, at, se = path.rpartition("@")
+    if at:
+        return why_subscription(conn, deliveries.subscription_id(conn, dataset, se), now)
+    if kind == "file" or path.startswith("/store/"):
+        return why_file(conn, path, now)
+    raise UsageError(f"{path} is a dataset; ask about its copy at a storage element", hint=f"write {path}@SE")
+
+
+def _numbered(conn: Connection, kind: str | None, key: int, now: datetime) -> Answer:
     if key > KEY_MAX:
         raise NotFound(f"there is no number {key}", hint="see: tierflow request list")
     if kind in ("req", "request"):
         return _request(conn, key)
+    if kind in ("del", "deletion"):
+        return why_deletion(conn, key)
     try:
-        return _subscription(conn, key)
+        return why_subscription(conn, key, now)
     except NotFound:
         if kind is None and conn.execute(REQUEST_ID, {"request_id": key}).first():
             return _request(conn, key)
         raise
-
-
-# --- subscriptions -----------------------------------------------------------------------------------
-
-
-def _subscription(conn: Connection, key: int) -> Answer:
-    view = deliveries.subscription(conn, key)
-    missing = [one for one in view["block_list"] if one["replica"] != "COMPLETE"]
-    told = Counter(one["sentence"] for one in missing)
-    grouped = [f"{some(n, 'block')}: {sentence}" for sentence, n in told.most_common()]
-    errors = [f"last error: {one['last_error']}" for one in missing if one["last_error"]]
-    shown = ("id", "dataset", "se", "percent", "blocks", "blocks_done", "files", "files_done", "custodial")
-    return Answer(
-        what=f"sub:{key}",
-        kind="subscription",
-        state=view["state"],
-        since=view["updated_at"],
-        because=[view["reason"], *grouped, *errors[:1]],
-        evidence={**{name: view[name] for name in shown}, "missing_blocks": missing[:QUOTED]},
-        turn=missing[0]["turn"] if missing else "nobody",
-        next="tierflow transfer list" if missing else f"tierflow dataset show {view['dataset']}",
-    )
 
 
 # --- tasks and requests ------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class TwoDayGrid:
         values = {
             "lease.seconds": 10**7,
             "retry.base_s": 60,
-            "transfer.workers": 1,
+            "transfer.workers": 0,
             "transfer.deadline_s": 7200,
         }
         self.settings = settings.load(overrides=values, environ={})
