@@ -92,13 +92,13 @@ def why_subscription(conn: Connection, key: int, now: datetime) -> Answer:
             "history": view["history"],
             "reasons": [one.to_json() for one in _different([own, *_leads(missing), *growing])],
         },
-        turn=lead.turn if lead else "nobody" if _settled(view) else "the block_manager",
+        turn=lead.turn if lead else "the block_manager",
         next=(lead.cure if lead else None) or f"tierflow subscription show {key}",
     )
 
 
-def _settled(view: Mapping[str, Any]) -> bool:
-    return view["state"] in (SubscriptionState.COMPLETE, SubscriptionState.REMOVED)
+#: What a live subscription says of itself, and of no single block.
+_OWN = (Reason.NO_CLOSED_BLOCK, Reason.QUOTA_FULL, Reason.SE_FULL)
 
 
 def _own(row: Any, view: Mapping[str, Any], names: Mapping[int, str]) -> Told | None:
@@ -113,11 +113,11 @@ def _own(row: Any, view: Mapping[str, Any], names: Mapping[int, str]) -> Told | 
         case SubscriptionState.SUSPENDED:
             until = {"until": iso(row.suspended_until)} if row.suspended_until else {}
             return told(Reason.SUSPENDED, {**until, **params}, names)
-        case SubscriptionState.ACTIVE if row.code in (
-            Reason.NO_CLOSED_BLOCK,
-            Reason.QUOTA_FULL,
-            Reason.SE_FULL,
-        ):
+        case SubscriptionState.COMPLETE:
+            return told(Reason.DELIVERED, {**params, "blocks": view["blocks"]}, names)
+        case SubscriptionState.REMOVED:
+            return told(Reason.UNSUBSCRIBED, params, names)
+        case SubscriptionState.ACTIVE if row.code in _OWN:
             return told(Reason(row.code), params, names)
     return None
 
@@ -191,6 +191,7 @@ def why_block(conn: Connection, name: str, now: datetime) -> Answer:
         evidence={
             "replicas": {se_name: one.state.value for se_name, one in sorted(view.replicas.items())},
             "wanted": [_wait(one, names) for one in wanted],
+            "reasons": [one.to_json() for one in _different([*growing, *_leads(wanted), *going])],
             "history": _decisions(conn, view.block.id, names),
             "opened_closed": [
                 record(one, "at", "state", "code") for one in discovery.block_history(conn, view.block.id)
@@ -297,11 +298,8 @@ def _where(found: FileAt) -> list[str]:
         what = "no good copy is left anywhere" if found.invalid is InvalidCode.LOST else "its owner said so"
         lines.insert(0, f"nobody shall read it, {what}")
     lines += [f"it is {one.fault.value} at {one.se}" for one in found.copies if one.fault]
-    lines += [
-        f"{one.se} has it {one.state.value.lower()}"
-        for one in found.copies
-        if one.state != ReplicaState.COMPLETE
-    ]
+    passing = [one for one in found.copies if one.state is not ReplicaState.COMPLETE]
+    lines += [f"its block is {one.state.value.lower()} at {one.se}" for one in passing]
     return lines
 
 
