@@ -192,6 +192,8 @@ def ask_all(
     what for.
     """
     wanted = sorted(set(wanted))
+    if not wanted:
+        return Asked()
     lock_rows(conn, block, {block_id for block_id, _ in wanted})
     group = ask_id or f"deletion/{keys[0]}"
     ids = sorted({block_id for block_id, _ in wanted})

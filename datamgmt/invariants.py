@@ -122,7 +122,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         .where(block_dest.c.block_id.is_(None)),
     ),
     Invariant(
-        "transit_used",
+        "transit space",
         "a transit limit counts the blocks that room is kept for, each once",
         transit.MISCOUNTED,
     ),

@@ -7,6 +7,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -22,17 +23,21 @@ from agents.transfer_agent import SHARD, TransferAgent
 from catalogs import bookkeeping, registration, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
+from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import subscriptions
+from datamgmt import asking, deletion, subscriptions
+from datamgmt.asking import Order
+from datamgmt.deletion import Asker
 from datamgmt.tables import subscription
 from gridapp.invariants import INVARIANTS
 from gridcore import settings
 from gridcore.bus import MemoryBus
 from gridcore.clock import FakeClock
-from gridcore.db import Database, leases
+from gridcore.db import Database, insert_rows, leases
 from gridcore.db.invariants import Violation, violations
 from gridcore.db.keys import Keys
 from gridcore.db.leases import Lease, Owner
+from gridcore.tables import quota
 
 GB = 10**9
 TAPE = "T1_A_Tape"
@@ -73,6 +78,8 @@ class TwoDayGrid:
             "retry.base_s": 60,
             "transfer.workers": 0,
             "transfer.deadline_s": 7200,
+            "deletion.undelete_s": 3600,
+            "subscription.move_grace_s": 3600,
         }
         self.settings = settings.load(overrides=values, environ={})
         self.datasets: dict[str, int] = {}
@@ -208,17 +215,53 @@ class TwoDayGrid:
         self.tool.put(f"/{at}/{lfn.removeprefix('/store/')}", size, adler32)
         return NewFile(lfn=lfn, bytes=size, adler32=adler32)
 
-    def subscribe(self, name: str, se_name: str, *, custodial: bool = False, priority: int = 0) -> int:
+    def subscribe(self, name: str, se_name: str, **terms: Any) -> int:
+        """A subscription decided at once; `terms` as of `asking.Order`."""
         key = self.keys.one("subscription")
-        where = self.datasets[name], self.ids[se_name]
+        who = {"requester": "anna", "group": GROUP}
+        order = Order(dataset_id=self.datasets[name], se_id=self.ids[se_name], **who, **terms)
         return self.database.transaction(
-            lambda conn: subscriptions.subscribe(
-                conn, key, *where, custodial, priority, "anna", GROUP, self.clock.now()
-            )
+            lambda conn: asking.subscribe(conn, key, order, self.clock.now(), "anna")
         )
 
     def unsubscribe(self, key: int) -> None:
+        """What has arrived stays."""
         self.database.transaction(lambda conn: subscriptions.unsubscribe(conn, key, "anna", self.clock.now()))
+
+    def suspend(self, key: int, hours: float) -> None:
+        """Move nothing for a while."""
+        now = self.clock.now()
+        until = now + timedelta(hours=hours)
+        self.database.transaction(lambda conn: subscriptions.suspend(conn, key, "anna", now, until))
+
+    def delete(self, name: str, se_name: str) -> None:
+        """Have all replicas of a dataset away from an SE, but for those that must stay."""
+        held = (
+            select(block_replica.c.block_id)
+            .join_from(block_replica, block)
+            .where(
+                block.c.dataset_id == self.datasets[name],
+                block_replica.c.se_id == self.ids[se_name],
+                block_replica.c.state == ReplicaState.COMPLETE,
+            )
+        )
+        wanted = [(row[0], self.ids[se_name]) for row in self.rows(held)]
+        keys = self.keys.take("deletion", len(wanted))
+        window = timedelta(seconds=self.settings.deletion.undelete_s)
+        by = Asker("anna", GROUP, decides=True)
+        self.database.transaction(
+            lambda conn: deletion.ask_all(conn, keys, wanted, by, self.clock.now(), undelete=window)
+        )
+
+    def limit(self, se_name: str, n_bytes: int) -> None:
+        """What the group may keep at the SE's site."""
+        row = {
+            "id": self.keys.one("quota"),
+            "owner": f"space:{site_name(se_name)}:{GROUP}",
+            "limit_value": n_bytes,
+            "used_value": 0,
+        }
+        self.database.transaction(lambda conn: insert_rows(conn, quota, [row]))
 
     # --- what is seen ----------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from gridapp.insights.why import why
 from gridcore.db import Database
 from gridcore.tables import quota
 
-WHOLE = Size(datasets=12, blocks=6)
+WHOLE = Size()
 SMALL = Size(datasets=8, blocks=2, files=2, step_s=1200.0)
 Event = Callable[[TwoDayGrid], object]
 
@@ -57,14 +57,36 @@ class Days:
             last = first + blocks == self.size.blocks
             made = (name, home, first * self.size.files, blocks, last)
             self._at(at, lambda grid, made=made: _produce(grid, *made))
+        wanted = self._wanted(number, detector, home)
+        self._later(number, hour, name, wanted)
         if number == round(self.size.datasets * 0.4):
             self._at(hour, lambda grid: grid.lose_file(name, 0, home))
-        wanted = [(TAPE, 10)] if detector else []
-        wanted += [(T1S[number % 3], 5)]
-        wanted += [(se, 0) for se in self.random.sample([one for one in T2S if one != home], 2)]
         for se, priority in wanted:
             later = hour + 0.1 + (0 if priority else 4 * self.random.random())
             self._at(later, lambda grid, se=se, n=priority: self._subscribe(grid, name, se, n))
+
+    def _wanted(self, number: int, detector: bool, home: str) -> list[tuple[str, int]]:
+        """Where a dataset is to be, and how urgent that is."""
+        wanted = [(TAPE, 10)] if detector else []
+        wanted += [(T1S[number % 3], 5)]
+        return wanted + [(se, 0) for se in self.random.sample([one for one in T2S if one != home], 2)]
+
+    def _later(self, number: int, hour: float, name: str, wanted: list[tuple[str, int]]) -> None:
+        """Some copies are thrown away, some held back, some moved on."""
+        last = wanted[-1][0]
+        if number % 5 == 1:
+            self._at(hour + 8, lambda grid: grid.unsubscribe(self.keys[name, last]))
+            self._at(hour + 9, lambda grid: grid.delete(name, last))
+        if number % 5 == 2:
+            self._at(hour + 3, lambda grid: grid.suspend(self.keys[name, last], 5.0))
+        if number % 5 == 3:
+            self._at(hour + 6, lambda grid: self._move(grid, name, last, wanted))
+
+    def _move(self, grid: TwoDayGrid, name: str, se: str, wanted: list[tuple[str, int]]) -> None:
+        """What lies at one T2 shall lie at another."""
+        grid.unsubscribe(self.keys[name, se])
+        target = next(one for one in T2S if one not in dict(wanted))
+        self.keys[name, target] = grid.subscribe(name, target, move=True)
 
     def _subscribe(self, grid: TwoDayGrid, name: str, se: str, priority: int) -> None:
         key = grid.subscribe(name, se, custodial=se == TAPE, priority=priority)
@@ -73,6 +95,8 @@ class Days:
     def _faults(self) -> None:
         for src, dst in (("T0", "T1_A"), ("T1_A", "T2_B"), ("T1_C", "T2_G")):
             self._at(0.0, lambda grid, link=(src, dst): grid.tool.failing.update({link: 0.3}))
+        room = self.size.blocks * self.size.files * self.size.file_bytes
+        self._at(0.0, lambda grid: grid.limit("T2_C", 2 * room))
         dead = ("T0", "T1_C")
         self._at(6.0, lambda grid: grid.tool.failing.update({dead: 1.0}))
         self._at(18.0, lambda grid: grid.tool.failing.pop(dead))
