@@ -370,7 +370,7 @@ CASES: dict[str, tuple[Callable[[Story], str], Reason]] = {
     "link disabled": (link_disabled, Reason.NO_LIVE_LINK),
     "no live link": (no_live_link, Reason.NO_LIVE_LINK),
     "no path": (no_path, Reason.NO_PATH),
-    "no source": (no_source, Reason.NO_SOURCE),
+    "source excepted": (no_source, Reason.SOURCE_EXCEPTED),
     "slow path": (slow_path, Reason.SLOW_PATH),
     "no transit space": (no_transit_space, Reason.NO_TRANSIT_SPACE),
     "suspended": (suspended, Reason.SUSPENDED),
@@ -482,7 +482,7 @@ def test_a_block_names_where_it_is_wanted_and_where_it_is(story: Story) -> None:
     name = story.grid.rows(select(block.c.name))[0][0]
     answer = ask(story, name)
     assert ask(story, f"block:{name}") == answer
-    assert any(one.startswith("wanted at T2_B: 2 files are queued") for one in answer["because"])
+    assert any("wanted at T2_B: " in one and "files are queued" in one for one in answer["because"])
     assert any(one.startswith("wanted at T2_C: ") for one in answer["because"])
     assert answer["because"][-1] == "complete at T2_A"
     with pytest.raises(NotFound):
