@@ -70,7 +70,8 @@ Place = tuple[float, float]
 def fabric(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]]) -> str:
     """Sites by tier, T0 at the top, and the ways between them: one line for all links of a pair of sites.
 
-    Its colour and dashes are the worst state among them, its width what goes over it now, its label the rate.
+    Its colour and dashes are the worst state among them; it is wider, with the rate beside it, while
+    anything goes over it.
     """
     places, size = _places(untangled(sites, links))
     home = {se["name"]: site["name"] for site in sites for se in site["storage"]}
@@ -128,7 +129,7 @@ _WORST = ("PARKED", "DISABLED", "PROBING", "OPEN")
 def _line(links: Sequence[Mapping[str, Any]], start: Place, end: Place, labelled: bool) -> str:
     state = min((one["state"] for one in links), key=lambda one: _WORST.index(one) if one in _WORST else 0)
     active = sum(one["active"] for one in links)
-    rate = sum((one["rate_mb_s"] or 0.0) * max(one["active"], 1) for one in links)
+    rate = sum((one["rate_mb_s"] or 0.0) * one["active"] for one in links)
     told = "; ".join(map(_told, links))
     kind = f"link l-{state.lower()}" + (" busy" if active else "")
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
