@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gridapp.bench import data_locate, data_register, data_route, data_tfc, lifecycle, match, planning, queue
+from gridapp.bench import (
+    data_locate,
+    data_register,
+    data_route,
+    data_subscribe,
+    data_tfc,
+    lifecycle,
+    match,
+    planning,
+    queue,
+)
 from gridapp.bench.backlog import Say
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import Figure
@@ -60,6 +70,7 @@ BENCHES: Mapping[str, Sequence[Case]] = {
     "locate": (Case("locate", data_locate.locate),),
     "register": (Case("register", data_register.register), Case("flat", data_register.flat)),
     "route": (Case("route", data_route.route),),
+    "subscribe": (Case("subscribe", data_subscribe.subscribe),),
     "tfc": (Case("tfc", data_tfc.chain), Case("pfns", data_tfc.pfns)),
 }
 

@@ -105,6 +105,11 @@ HELP = {
     "route": """Routing pending files in blocks of 400 over 100 storage elements, their sources spread.
 
     route: seconds until all is stored, against 1 for a million files. route_plan: the plan alone.""",
+    "subscribe": """Subscriptions, until their transfers are ready.
+
+    Seconds from the order for a closed dataset of 10,000 files, or fewer, through the block manager and the
+    router, against 0.2. routed: until all blocks have routes and the link's queue is full. subscribe: until
+    all transfers are queued.""",
     "tfc": """From LFN to PFN by Trivial File Catalogs.
 
     tfc: a chain of three protocols, name by name, against regular expressions written by hand. vs_wmcore: the
