@@ -342,6 +342,11 @@ def record(conn: Connection, ended: Iterable[Ended], now: datetime, policy: Link
         _add(conn, link_id, state, ends, now)
 
 
+def documents(conn: Connection, link_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The state in JSON of those of the links that have shown anything."""
+    return {row.link_id: row.state or {} for row in conn.execute(STATES, {"ids": sorted(link_ids)})}
+
+
 def _learnt(row: Any) -> LinkState:
     """All that is known; JSON has what the columns have not."""
     state = LinkState.from_json(row.state or {})

@@ -6,6 +6,7 @@ beside it.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,7 @@ class Net:
 def route(ground: Ground) -> list[Figure]:
     """Seconds to route all pending files, stored; and of these the plan. The limit is a second a million."""
     net = load(ground.empty(), ground.rows, ground.say)
+    gc.freeze()  # as agents do when they start
     found = []
     for turn in range(TURNS):
         net.want()

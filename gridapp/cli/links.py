@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import click
 
+from gridapp.cli.subscriptions import When
 from gridapp.cli.verbs import Noun, Place, Record, shown
 
 
@@ -13,13 +16,77 @@ def link() -> None:
 
 
 @link.command("list")
-@shown("src", "dst", "state", "queued", "active", "files_ok", "files_bad", "rate_mb_s", "last_error")
+@shown(
+    "src", "dst", "state", "window", "active", "queued", "rate_mb_s", "failures", "forced_by?", "last_error"
+)
 @click.pass_obj
 def link_list(place: Place) -> list[Record]:
-    """Links with their queues, rates and errors."""
+    """Links with their states, windows, queues, rates and errors; who forced them open or shut."""
     from gridapp.insights import topology
 
     return place.ask(topology.links)
+
+
+@link.command("show")
+@click.argument("src")
+@click.argument("dst")
+@shown()
+@click.pass_obj
+def link_show(place: Place, src: str, dst: str) -> Record:
+    """All that is known of a link."""
+    from gridapp.insights import topology
+
+    return place.ask(lambda conn: topology.link(conn, src, dst))
+
+
+@link.command("set")
+@click.argument("src")
+@click.argument("dst")
+@click.option("--window", type=click.IntRange(min=0), help="Most files in flight; 0 for no bound of its own.")
+@click.option("--rate-cap", type=click.FloatRange(min=0), help="Most MB/s of all streams; 0 for no bound.")
+@click.option("--distance", type=click.FloatRange(min=0, min_open=True), help="Its weight among links.")
+@click.option("--open", "word", flag_value="OPEN", help="Use it whatever its copies show.")
+@click.option("--park", "word", flag_value="PARKED", help="Send nothing over it.")
+@click.option("--auto", "word", flag_value="AUTO", help="Let its copies decide again.")
+@click.option("--until", type=When(), help="The word holds until this moment.")
+@click.option("--note", help="Why, for everybody who asks.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would do to what is wanted.")
+@shown()
+@click.pass_obj
+def link_set(
+    place: Place,
+    src: str,
+    dst: str,
+    window: int | None,
+    rate_cap: float | None,
+    distance: float | None,
+    word: str | None,
+    until: datetime | None,
+    note: str | None,
+    dry_run: bool,
+) -> Record:
+    """Bound a link, or hold it open or parked."""
+    from gridapp import linking
+
+    cap = None if rate_cap is None else rate_cap * 1e6
+    asked = linking.LinkChange(
+        window=window, rate_cap=cap, distance=distance, word=word, until=until, note=note
+    )
+    with place.acting() as (_, context, actor):
+        return linking.set_link(context, src, dst, asked, actor, dry_run=dry_run)
+
+
+@link.command("probe")
+@click.argument("src")
+@click.argument("dst")
+@shown()
+@click.pass_obj
+def link_probe(place: Place, src: str, dst: str) -> Record:
+    """Try a parked link now: the next block that would go over it is its probe."""
+    from gridapp import linking
+
+    with place.acting() as (_, context, actor):
+        return linking.probe_link(context, src, dst, actor)
 
 
 @link.command("disable")

@@ -12,6 +12,7 @@ from datamgmt import linkstates
 from datamgmt.links import LinkPolicy
 from gridapp.insights.values import record
 from gridcore.db import dbnow
+from gridcore.errors import NotFound
 from prodsys import endpoints
 
 #: The stored windows are within the installation's bound already.
@@ -31,17 +32,25 @@ def se_names(conn: Connection) -> dict[int, str]:
 
 def links(conn: Connection) -> list[dict[str, Any]]:
     """All links by their ends with what they have shown; the rate is of one stream."""
-    notes = {one.id: one.note for one in topology.links(conn)}
-    return [_link(one, notes.get(one.id)) for one in linkstates.overview(conn, dbnow(conn), _AS_STORED)]
+    return [_link(one) for one in linkstates.overview(conn, dbnow(conn), _AS_STORED)]
 
 
-def _link(one: linkstates.LinkOverview, note: str | None) -> dict[str, Any]:
+def link(conn: Connection, src: str, dst: str) -> dict[str, Any]:
+    """The link between two storage elements. Raises NotFound."""
+    for one in linkstates.overview(conn, dbnow(conn), _AS_STORED):
+        if (one.src, one.dst) == (src, dst):
+            more = record(one, "distance", "tool", "local", "window_max", "rate_cap", "queued_bytes")
+            return {**_link(one), **more}
+    raise NotFound(f"there is no link {src} -> {dst}", hint="see: tierflow link list")
+
+
+def _link(one: linkstates.LinkOverview) -> dict[str, Any]:
     return {
         **record(one, "id", "src", "dst", "window", "queued", "active", "files_ok", "files_bad", "bytes_ok"),
         "state": one.phase.value if one.enabled else "DISABLED",
         "rate_mb_s": None if one.rate is None else round(one.rate / 1e6, 3),
-        **record(one, "parked_until", "rationale", "last_error"),
-        "note": note,
+        **record(one, "failures", "parked_until", "rationale", "last_error", "note"),
+        **record(one, "forced", "forced_by", "forced_until"),
     }
 
 

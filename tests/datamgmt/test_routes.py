@@ -18,13 +18,16 @@ from datamgmt import (
     hops,
     leftovers,
     linkstates,
+    linkwords,
     rerouting,
     routes,
     subscriptions,
     transit,
 )
+from datamgmt.links import LinkState, Outcome, Phase
+from datamgmt.linkstates import Ended
 from datamgmt.reasons import Reason
-from datamgmt.tables import block_dest, route_history, route_via
+from datamgmt.tables import block_dest, link_state, route_history, route_via
 from datamgmt.words import Changes, View
 from gridcore.db import Database, insert_rows
 from gridcore.tables import quota
@@ -326,3 +329,24 @@ def test_a_change_that_came_too_late_is_not_made(grid: DataGrid) -> None:
     assert grid.do(lambda conn, now: rerouting.apply(conn, changes, now))["decided"] == 0
     assert [row[2] for row in wanted(grid)] == [None]
     grid.do(lambda conn, _: conn.execute(source.values(state=ReplicaState.COMPLETE)))
+
+
+def test_words_of_operators_hold_a_link_and_probes_end_its_rest(grid: DataGrid) -> None:
+    grid.subscribe("B")
+    allocate(grid)
+    now = grid.clock.now()
+    grid.do(lambda conn, now: linkwords.force(conn, 102, Phase.PARKED, "anna", None, now))
+    word = decide(grid).words[1, 2]
+    assert (word.code, word.params["actor"]) == (Reason.LINK_FORCED, "anna")
+    grid.do(lambda conn, now: linkwords.force(conn, 102, None, "anna", None, now))
+    assert decide(grid).words[1, 2].code == Reason.ROUTED
+    assert not grid.do(lambda conn, now: linkwords.probe(conn, 102, now))
+    bad = [Ended(102, Outcome(ok=False), "it broke")] * 3
+    policy = linkstates.policies(grid.settings).link
+    grid.do(lambda conn, now: linkstates.record(conn, bad, now, policy))
+    word = decide(grid).words[1, 2]
+    assert (word.code, word.params["n"]) == (Reason.LINK_PARKED, 3)
+    assert grid.do(lambda conn, now: linkwords.probe(conn, 102, now))
+    assert decide(grid).words[1, 2].code == Reason.PROBE
+    state = grid.rows(select(link_state.c.state, link_state.c.parked_until))[0]
+    assert (LinkState.from_json(state[0]).parked_until, state[1]) == (now, now)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.replicas import Begin
-from datamgmt import asking, linkstates
+from datamgmt import asking, linkstates, recount
 from datamgmt.asking import Order
 from datamgmt.links import LinkPolicy, Outcome
 from datamgmt.linkstates import Ended
@@ -262,6 +262,7 @@ class Builder:
         ended += [Ended(9, bad, f"connection refused {SCRIPT}") for _ in range(3)]
         ended.append(Ended(10, bad, "adler32 differs"))
         self.do(linkstates.record, ended, now, policy)
+        self.do(recount.mend)
 
 
 def _report(good: bool) -> dict[str, Any]:

@@ -199,6 +199,46 @@ def test_links_are_switched_and_it_is_written_down(grid: Path) -> None:
     assert state() == [("OPEN", None)]
 
 
+def test_links_are_bounded_and_held_by_hand(grid: Path) -> None:
+    ends = ("T0_CH_Oak_Disk", "T1_DE_Alder_Disk")
+
+    def shown() -> dict[str, object]:
+        return answer("--dir", grid, "link", "show", *ends)  # type: ignore[no-any-return]
+
+    before = shown()
+    change = ("--window", "7", "--rate-cap", "20", "--distance", "3", "--park", "--note", "tests")
+    dry = answer("--dir", grid, "link", "set", *ends, *change, "--dry-run")
+    assert dry["preview"]["changed"] == {}
+    assert shown() == before
+    answer("--dir", grid, "link", "set", *ends, *change, "--until", "3d")
+    after = shown()
+    assert (after["state"], after["forced"], after["note"]) == ("PARKED", "PARKED", "tests")
+    assert (after["window_max"], after["rate_cap"], after["distance"]) == (7, 20e6, 3.0)
+    assert after["forced_by"]
+    assert after["forced_until"]
+    answer("--dir", grid, "link", "set", *ends, "--auto", "--window", "0", "--rate-cap", "0")
+    after = shown()
+    assert (after["state"], after["forced_by"], after["window_max"], after["rate_cap"]) == (
+        "OPEN",
+        None,
+        None,
+        None,
+    )
+
+
+def test_words_on_links_that_make_no_sense_are_refused(grid: Path) -> None:
+    ends = ("T0_CH_Oak_Disk", "T1_DE_Alder_Disk")
+    for verb, said in (
+        (["probe", *ends], "is not parked"),
+        (["set", *ends], "nothing is to be changed"),
+        (["show", ends[0], "T9_Nowhere"], "there is no link"),
+        (["set", ends[0], ends[0], "--park"], "there is no link"),
+    ):
+        result = CliRunner().invoke(main, ["--dir", str(grid), "link", *verb])
+        assert result.exit_code != 0
+        assert said in result.stderr
+
+
 def test_apply_and_export(grid: Path, tmp_path: Path) -> None:
     assert len(answer("--dir", grid, "export", tmp_path / "out")) == 7
     assert answer("--dir", grid, "apply", tmp_path / "out", "--prune") == []
