@@ -249,10 +249,16 @@ class TransferAgent(Agent):
         _measure(done, topology)
         with suppress(LeaseLost):
             self._finish(lease, se_id, settled.blocks, counts)
+            if any(one.fault for one in done):
+                counts["spoilt"] += self.context.database.transaction(
+                    lambda conn: tries.spoil(conn, done, leases.hold(conn, lease))
+                )
             if clean is not None:
                 self._clean[lease.name] = clean
 
     def _finish(self, lease: Lease, se_id: int, blocks: Collection[int], counts: Counter[str]) -> None:
+        with self.context.database.snapshot() as conn:
+            blocks = tries.whole(conn, se_id, blocks) if blocks else []
         if blocks:
             completed = self.context.database.transaction(
                 lambda conn: tries.finish(conn, se_id, blocks, leases.hold(conn, lease))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from catalogs.exceptions import FileFault
 from catalogs.sites import StorageElement
 from datamgmt.tools.base import CopyResult, ErrorClass, ToolError, TransferTool
 from datamgmt.tries import Claimed, Try
@@ -48,7 +49,16 @@ def attempt(way: Way, claimed: Claimed) -> Try:
     if result.ok:
         return Try(claimed=claimed, link_id=way.link_id, bytes=result.bytes, seconds=result.seconds)
     error_class = result.error_class or ErrorClass.NOT_ARRIVED
-    return _failed(claimed, way.link_id, error_class, result.error or error_class, result.seconds)
+    ended = _failed(claimed, way.link_id, error_class, result.error or error_class, result.seconds)
+    return replace(ended, fault=_fault(way.tool, source_pfn, claimed)) if error_class in _AT_SOURCE else ended
+
+
+def _fault(tool: TransferTool, source: str, claimed: Claimed) -> FileFault | None:
+    """What a second look finds wrong with the source; None where it is good, or does not answer."""
+    found = verify(tool, source, claimed.bytes, claimed.adler32)
+    if found.found is not None and not found.ok:
+        return FileFault.BAD
+    return FileFault.MISSING if found.code is ErrorClass.NOT_ARRIVED else None
 
 
 def _copy(way: Way, tool: TransferTool, claimed: Claimed, source: str, dest: str) -> CopyResult:
@@ -74,6 +84,7 @@ def _copy(way: Way, tool: TransferTool, claimed: Claimed, source: str, dest: str
     return _refused(verdict, result.seconds) if result.ok else result
 
 
+_AT_SOURCE = frozenset({ErrorClass.SOURCE_MISSING, ErrorClass.SOURCE_CORRUPT})
 _DOUBTFUL = frozenset({ErrorClass.NOT_ARRIVED, ErrorClass.SIZE_MISMATCH, ErrorClass.CHECKSUM_MISMATCH})
 
 

@@ -43,7 +43,7 @@ def next_blocks(
     """
     queues: dict[str, _Queue] = {}
     for one in sorted((one for one in waiting if one.files > 0), key=lambda one: one.rank, reverse=True):
-        fresh = _Queue(used.get(one.group, 0.0), weights.get(one.group, 1.0))
+        fresh = _Queue(used.get(one.group, 0.0), weights.get(one.group, 1.0), min(CHUNK, room))
         queues.setdefault(one.group, fresh).blocks.append((one, one.files))
     heap = [(queue.share(), group) for group, queue in queues.items()]
     heapify(heap)
@@ -67,18 +67,19 @@ class _Queue:
 
     used: float
     weight: float
+    chunk: int
     blocks: list[tuple[Begun, int]] = field(default_factory=list)
 
     def share(self) -> float:
         """What it has used for its weight by the middle of its next chunk: counted from the start, the decay
         would favour groups that take few large ones."""
         one, left = self.blocks[-1]
-        return (self.used + _size(one, min(CHUNK, left)) / 2) / self.weight
+        return (self.used + _size(one, min(self.chunk, left)) / 2) / self.weight
 
     def take(self, room: int) -> tuple[int, int]:
         """(block, files) of its next chunk."""
         one, left = self.blocks.pop()
-        n = min(CHUNK, left, room)
+        n = min(self.chunk, left, room)
         if n < left:
             self.blocks.append((one, left - n))
         self.used += _size(one, n)

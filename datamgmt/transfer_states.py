@@ -66,9 +66,10 @@ class RetryPolicy:
 
 
 def after_failure(
-    attempt: int, permanent: bool, now: datetime, policy: RetryPolicy
+    attempt: int, tries: int, now: datetime, policy: RetryPolicy, delay_factor: float = 1.0
 ) -> tuple[TransferState, datetime | None]:
-    """(RETRY_WAIT, when) or (FAILED, None) after try number `attempt`, counted from 1."""
-    if permanent or attempt >= policy.max_attempts:
+    """(RETRY_WAIT, when) or (FAILED, None) after try number `attempt`, counted from 1, of `tries` at most."""
+    if attempt >= min(tries, policy.max_attempts):
         return TransferState.FAILED, None
-    return TransferState.RETRY_WAIT, now + min(policy.delay * 2 ** min(attempt - 1, 20), policy.delay_max)
+    delay = policy.delay * delay_factor * 2 ** min(attempt - 1, 20)
+    return TransferState.RETRY_WAIT, now + min(delay, policy.delay_max)

@@ -98,6 +98,15 @@ LISTED = (
     .join(_SRC, _SRC.c.id == transfer.c.src_se_id)
     .join(_DST, _DST.c.id == transfer.c.dst_se_id)
     .where(transfer.c.state.in_(bindparam("states", expanding=True)))
+    .where(or_(bindparam("any_src", type_=Integer) == 1, _SRC.c.name == bindparam("src")))
+    .where(or_(bindparam("any_dst", type_=Integer) == 1, _DST.c.name == bindparam("dst")))
+    .where(
+        or_(
+            bindparam("any_end", type_=Integer) == 1,
+            _SRC.c.name == bindparam("end"),
+            _DST.c.name == bindparam("end"),
+        )
+    )
     .order_by(transfer.c.id)
     .limit(bindparam("n", type_=Integer))
 )
@@ -163,11 +172,21 @@ def cancel(conn: Connection, keys: Collection[ReplicaKey], now: datetime) -> Non
 # --- faces -------------------------------------------------------------------------------------------
 
 
-def transfers(conn: Connection, *, state: TransferState | None = None, limit: int = 100) -> list[TransferRow]:
-    """Up to `limit` transfers by id, in one state or any."""
-    states = [state] if state else list(TransferState)
-    rows = conn.execute(LISTED, {"states": states, "n": limit})
-    return [_listed(row) for row in rows]
+def transfers(
+    conn: Connection,
+    *,
+    state: TransferState | None = None,
+    src: str | None = None,
+    dst: str | None = None,
+    end: str | None = None,
+    limit: int = 100,
+) -> list[TransferRow]:
+    """Up to `limit` transfers by id: in one state or any, by the names of the storage elements they come
+    from and go to, or of one that is at either `end`."""
+    binds: dict[str, Any] = {"states": [state] if state else list(TransferState), "n": limit}
+    for name, value in (("src", src), ("dst", dst), ("end", end)):
+        binds |= {name: value or "-", f"any_{name}": int(value is None)}
+    return [_listed(row) for row in conn.execute(LISTED, binds)]
 
 
 def _listed(row: Any) -> TransferRow:

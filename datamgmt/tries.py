@@ -7,7 +7,7 @@ own, under the locks of the blocks that look whole; a crash before it leaves wha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 from sqlalchemy import Connection, Integer, and_, bindparam, delete, func, or_, select
 
 from catalogs import exceptions, replicas
+from catalogs.exceptions import FileFault
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, data_file, dir_, file_exception
-from datamgmt import destinations, linkqueues, linkstates
+from datamgmt import destinations, linkerrors, linkqueues, linkstates
+from datamgmt.linkerrors import Failed
 from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.links import Outcome, window
 from datamgmt.linkstates import Ended, LinkView, Policies
@@ -53,7 +55,10 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
-    """How a claimed try ended: `bytes` moved in `seconds`; `error_class` is None for a verified file."""
+    """How a claimed try ended: `bytes` moved in `seconds`; `error_class` is None for a verified file.
+
+    `fault` is what a second look has found wrong with the file at its source.
+    """
 
     claimed: Claimed
     link_id: int
@@ -61,6 +66,7 @@ class Try:
     seconds: float = 0.0
     error_class: ErrorClass | None = None
     error: str | None = None
+    fault: FileFault | None = None
 
     @property
     def ok(self) -> bool:
@@ -287,6 +293,7 @@ def settle(
     groups = _grouped(ended, now, policy)
     bulk.write(conn, [_end(key, group, now) for key, group in groups.items()])
     _count(conn, groups, now)
+    linkerrors.record(conn, _failed(ended), now)
     linkstates.record(conn, [_ended(one) for one in ended], now, policy.link)
     sizes: dict[TransferState, int] = defaultdict(int)
     for (state, _, _), group in groups.items():
@@ -311,9 +318,9 @@ def _given_up(one: Try, now: datetime, policy: Policies) -> bool:
 def _fate(one: Try, now: datetime, policy: Policies) -> _Fate:
     if one.error_class is None:
         return TransferState.DONE, None, None
-    attempt = one.claimed.attempts + 1
-    state, due = after_failure(attempt, one.error_class.permanent, now, policy.retry)
-    return state, one.error_class, due
+    kind = one.error_class
+    state, due = after_failure(one.claimed.attempts + 1, kind.tries, now, policy.retry, kind.delay_factor)
+    return state, kind, due
 
 
 def _grouped(ended: Iterable[Try], now: datetime, policy: Policies) -> dict[_Fate, list[Try]]:
@@ -349,6 +356,31 @@ def _count(conn: Connection, groups: Mapping[_Fate, Sequence[Try]], now: datetim
     linkqueues.change(conn, linkqueues.sums(changes), now)
 
 
+def _failed(ended: Iterable[Try]) -> Iterator[Failed]:
+    for one in ended:
+        if one.error_class is not None:
+            yield Failed(
+                link_id=one.link_id,
+                error_class=one.error_class,
+                error=one.error or "",
+                file_id=one.claimed.file_id,
+            )
+
+
+def spoil(conn: Connection, tries: Iterable[Try], now: datetime) -> int:
+    """Note the files that were found missing or bad at their sources, so that others are asked for them and
+    they are repaired; how many. After `settle`, in a transaction of its own: it locks the blocks."""
+    noted = 0
+    for one in sorted(tries, key=lambda one: (one.claimed.block_id, one.claimed.src, one.claimed.file_id)):
+        if one.fault is not None:
+            block_id, src = one.claimed.block_id, one.claimed.src
+            faults = {one.claimed.file_id: one.fault}
+            told = one.error[:200] if one.error else None
+            noted += exceptions.add(conn, block_id, src, faults, now, actor="transfer_agent", note=told)
+            destinations.stir(conn, [block_id], src)
+    return noted
+
+
 def _ended(one: Try) -> Ended:
     blames = one.error_class is None or one.error_class.blames_link
     outcome = Outcome(ok=one.ok, bytes=one.bytes, seconds=one.seconds, blames_link=blames)
@@ -363,18 +395,23 @@ def unfinished(conn: Connection, se_id: int) -> list[int]:
     return [row.block_id for row in conn.execute(UNFINISHED, {"on_se": se_id})]
 
 
-def finish(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
-    """Make those of the blocks' replicas at the SE COMPLETE all files of which have arrived, fold their
-    transfers and want them no longer; which. Of those under repair, what has arrived is well again."""
+def whole(conn: Connection, se_id: int, block_ids: Collection[int]) -> list[int]:
+    """Those of the blocks that look as if there is something to finish; without any lock."""
     binds = {"on_se": se_id, "ids": sorted(block_ids)}
     arrived, repaired = reads.rows(conn, [Read(ARRIVED, binds), Read(REPAIRED, binds)])
     to_repair = {block_id for (block_id,) in repaired}
-    whole = _whole(arrived).keys() - to_repair
-    mended = to_repair & {row[0] for row in arrived}
-    if not whole and not mended:
-        return []
-    lock_rows(conn, block, whole | mended)
-    return _complete(conn, se_id, whole, now) + _mend(conn, se_id, mended, now)
+    return sorted((_whole(arrived).keys() - to_repair) | (to_repair & {row[0] for row in arrived}))
+
+
+def finish(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
+    """Make those of the blocks' replicas at the SE COMPLETE all files of which have arrived, fold their
+    transfers and want them no longer; which. Of those under repair, what has arrived is well again."""
+    lock_rows(conn, block, block_ids)
+    binds = {"on_se": se_id, "ids": sorted(block_ids)}
+    (repaired,) = reads.rows(conn, [Read(REPAIRED, binds)])
+    to_repair = {block_id for (block_id,) in repaired}
+    done = _complete(conn, se_id, set(block_ids) - to_repair, now)
+    return done + _mend(conn, se_id, to_repair, now)
 
 
 def _whole(arrived: Iterable[Any]) -> dict[int, set[int]]:

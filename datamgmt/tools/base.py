@@ -16,6 +16,7 @@ class Owner(StrEnum):
     SOURCE = "source"
     DESTINATION = "destination"
     NETWORK = "network"
+    CREDENTIALS = "credentials"
     CATALOGUE = "catalogue"
 
 
@@ -28,12 +29,16 @@ class ErrorClass(StrEnum):
     DEST_EXISTS = "DEST_EXISTS"
     DEST_FULL = "DEST_FULL"
     DEST_UNWRITABLE = "DEST_UNWRITABLE"
+    DEST_BUSY = "DEST_BUSY"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    CREDENTIAL_EXPIRED = "CREDENTIAL_EXPIRED"
     STORAGE_SILENT = "STORAGE_SILENT"
     NOT_ARRIVED = "NOT_ARRIVED"
     SIZE_MISMATCH = "SIZE_MISMATCH"
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     CONNECTION_LOST = "CONNECTION_LOST"
     TIMEOUT = "TIMEOUT"
+    EXPIRED = "EXPIRED"
     BAD_PFN = "BAD_PFN"
 
     @property
@@ -41,9 +46,14 @@ class ErrorClass(StrEnum):
         return _TRAITS[self].owner
 
     @property
-    def permanent(self) -> bool:
-        """Whether the same copy would fail again, so that another try on this hop is wasted."""
-        return _TRAITS[self].permanent
+    def tries(self) -> int:
+        """How many tries a file has on one hop; one where the same copy would fail again."""
+        return _TRAITS[self].tries
+
+    @property
+    def delay_factor(self) -> float:
+        """How much longer than usual to wait for the next try."""
+        return _TRAITS[self].delay_factor
 
     @property
     def blames_link(self) -> bool:
@@ -60,35 +70,36 @@ class ErrorClass(StrEnum):
 class _Traits:
     owner: Owner
     hint: str
-    permanent: bool = False
+    tries: int = 5
+    delay_factor: float = 1.0
     blames_link: bool = True
 
 
 _CORRUPT = "the next try copies it anew; if it comes back, look at the link's hardware"
+_O, _E = Owner, ErrorClass
 _TRAITS: Mapping[ErrorClass, _Traits] = {
-    ErrorClass.SOURCE_MISSING: _Traits(
-        Owner.SOURCE, "restore the file or declare it lost", permanent=True, blames_link=False
+    _E.SOURCE_MISSING: _Traits(_O.SOURCE, "restore the file or declare it lost", 1, blames_link=False),
+    _E.SOURCE_CORRUPT: _Traits(
+        _O.SOURCE, "declare the replica bad, another source takes over", 1, blames_link=False
     ),
-    ErrorClass.SOURCE_CORRUPT: _Traits(
-        Owner.SOURCE, "declare the replica bad, another source takes over", permanent=True, blames_link=False
+    _E.SOURCE_UNREADABLE: _Traits(_O.SOURCE, "check permissions and disks of the source", 5, 2),
+    _E.DEST_EXISTS: _Traits(
+        _O.CATALOGUE, "a different file has that name; delete it first", 2, blames_link=False
     ),
-    ErrorClass.SOURCE_UNREADABLE: _Traits(Owner.SOURCE, "check permissions and disks of the source"),
-    ErrorClass.DEST_EXISTS: _Traits(
-        Owner.DESTINATION, "a different file has that name; delete it first", blames_link=False
-    ),
-    ErrorClass.DEST_FULL: _Traits(Owner.DESTINATION, "free space at the destination"),
-    ErrorClass.DEST_UNWRITABLE: _Traits(Owner.DESTINATION, "check permissions and disks there"),
-    ErrorClass.STORAGE_SILENT: _Traits(Owner.DESTINATION, "check that the storage is mounted and answers"),
-    ErrorClass.NOT_ARRIVED: _Traits(Owner.NETWORK, "the tool reported success; look at its log"),
-    ErrorClass.SIZE_MISMATCH: _Traits(Owner.NETWORK, _CORRUPT),
-    ErrorClass.CHECKSUM_MISMATCH: _Traits(Owner.NETWORK, _CORRUPT),
-    ErrorClass.CONNECTION_LOST: _Traits(Owner.NETWORK, "the next try may pass; else check the network"),
-    ErrorClass.TIMEOUT: _Traits(Owner.NETWORK, "raise the deadline or look why the link is slow"),
-    ErrorClass.BAD_PFN: _Traits(
-        Owner.CATALOGUE,
-        "correct the storage element's file catalogue or its roots",
-        permanent=True,
-        blames_link=False,
+    _E.DEST_FULL: _Traits(_O.DESTINATION, "free space at the destination", 1, blames_link=False),
+    _E.DEST_UNWRITABLE: _Traits(_O.DESTINATION, "check permissions and disks there", 5, 2),
+    _E.DEST_BUSY: _Traits(_O.DESTINATION, "it takes no more copies now; see how many it may", 5, 2),
+    _E.PERMISSION_DENIED: _Traits(_O.CREDENTIALS, "check what the agent's account may do there", 2, 10),
+    _E.CREDENTIAL_EXPIRED: _Traits(_O.CREDENTIALS, "renew the agent's proxy or token", 2, 10),
+    _E.STORAGE_SILENT: _Traits(_O.DESTINATION, "check that the storage is mounted and answers", 5, 2),
+    _E.NOT_ARRIVED: _Traits(_O.NETWORK, "the tool reported success; look at its log", 3),
+    _E.SIZE_MISMATCH: _Traits(_O.NETWORK, _CORRUPT, 3),
+    _E.CHECKSUM_MISMATCH: _Traits(_O.NETWORK, _CORRUPT, 3),
+    _E.CONNECTION_LOST: _Traits(_O.NETWORK, "the next try may pass; else check the network"),
+    _E.TIMEOUT: _Traits(_O.NETWORK, "raise the deadline or look why the link is slow"),
+    _E.EXPIRED: _Traits(_O.NETWORK, "the tool gave it up in its own queue; see how long that is"),
+    _E.BAD_PFN: _Traits(
+        _O.CATALOGUE, "correct the storage element's file catalogue or its roots", 1, blames_link=False
     ),
 }
 

@@ -11,12 +11,17 @@ from datamgmt.tools.base import CopyResult, ErrorClass, Stat, ToolError
 from datamgmt.tools.local import LocalTool
 from gridcore.faults import FaultKind, FaultPlan
 
+#: Copies a hollow tool knows of.
+REMEMBERED = 100_000
+
 
 class FakeTool:
     """Files are (size, adler32) by PFN; copies take simulated seconds and no time.
 
     rate in bytes per second, latency_s per copy; `fail` and `corrupt` are shares of the copies, drawn by
     seed, source, destination and try, so that a run repeats itself whatever the order of the threads.
+
+    A hollow one has whatever is copied from it and remembers only the last copies: for very many files.
     """
 
     name = "fake"
@@ -29,6 +34,7 @@ class FakeTool:
         latency_s: float = 0.1,
         fail: float = 0.0,
         corrupt: float = 0.0,
+        hollow: bool = False,
     ) -> None:
         self.files: dict[str, tuple[int, int]] = {}
         self.silent: set[str] = set()
@@ -38,6 +44,7 @@ class FakeTool:
         self._latency_s = latency_s
         self._fail = fail
         self._corrupt = corrupt
+        self._hollow = hollow
         self._tries: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
@@ -48,6 +55,8 @@ class FakeTool:
     def copy(self, source: str, dest: str, *, size: int, adler32: int, deadline_s: float) -> CopyResult:
         seconds = self._latency_s + size / self._rate
         with self._lock:
+            if self._hollow:
+                return self._pretend(dest, (size, adler32), seconds)
             try:
                 self._copy(source, dest, (size, adler32), in_time=seconds <= deadline_s)
             except ToolError as error:
@@ -97,6 +106,12 @@ class FakeTool:
         size, adler32 = expected
         flipped = self._drawn("corrupt", source, dest) < self._corrupt
         self.files[dest] = size, adler32 ^ flipped
+
+    def _pretend(self, dest: str, content: tuple[int, int], seconds: float) -> CopyResult:
+        self.files[dest] = content
+        if len(self.files) > REMEMBERED:
+            del self.files[next(iter(self.files))]
+        return CopyResult(ok=True, bytes=content[0], seconds=seconds)
 
     def _drawn(self, kind: str, source: str, dest: str) -> float:
         key = f"{self._seed} {kind} {source} {dest} {self._tries[source, dest]}"

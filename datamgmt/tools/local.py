@@ -198,11 +198,12 @@ def _opened(path: Path, *, missing: ErrorClass, unreadable: ErrorClass) -> Itera
 
 @contextmanager
 def _translated(error_class: ErrorClass, path: Path) -> Iterator[None]:
-    """An OSError as a ToolError of that class; a full disk keeps its own."""
+    """An OSError as a ToolError of that class; a full disk and a refusal keep their own."""
     try:
         yield
     except OSError as error:
         found = ErrorClass.DEST_FULL if error.errno in _FULL else error_class
+        found = ErrorClass.PERMISSION_DENIED if error.errno == errno.EACCES else found
         raise ToolError(found, f"{path}: {error.strerror or error}") from error
 
 

@@ -11,6 +11,7 @@ from gridapp.bench import (
     data_route,
     data_subscribe,
     data_tfc,
+    fabric,
     lifecycle,
     match,
     planning,
@@ -71,6 +72,7 @@ BENCHES: Mapping[str, Sequence[Case]] = {
     "register": (Case("register", data_register.register), Case("flat", data_register.flat)),
     "route": (Case("route", data_route.route),),
     "subscribe": (Case("subscribe", data_subscribe.subscribe),),
+    "fabric": (Case("fabric", fabric.fabric),),
     "tfc": (Case("tfc", data_tfc.chain), Case("pfns", data_tfc.pfns)),
 }
 

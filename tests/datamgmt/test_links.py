@@ -208,10 +208,10 @@ def test_the_rate_follows_slowly():
 
 def test_retries_wait_longer_each_time_and_end():
     policy = RetryPolicy(max_attempts=3, delay=timedelta(seconds=10))
-    assert after_failure(1, False, NOW, policy) == (TransferState.RETRY_WAIT, NOW + timedelta(seconds=10))
-    assert after_failure(2, False, NOW, policy) == (TransferState.RETRY_WAIT, NOW + timedelta(seconds=20))
-    assert after_failure(3, False, NOW, policy) == (TransferState.FAILED, None)
-    assert after_failure(1, True, NOW, policy) == (TransferState.FAILED, None)
+    assert after_failure(1, 5, NOW, policy) == (TransferState.RETRY_WAIT, NOW + timedelta(seconds=10))
+    assert after_failure(2, 5, NOW, policy) == (TransferState.RETRY_WAIT, NOW + timedelta(seconds=20))
+    assert after_failure(3, 5, NOW, policy) == (TransferState.FAILED, None)
+    assert after_failure(1, 1, NOW, policy) == (TransferState.FAILED, None)
 
 
 @pytest.mark.parametrize(

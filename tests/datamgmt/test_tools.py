@@ -266,7 +266,7 @@ def test_every_error_class_has_an_owner_and_a_hint():
         assert error_class.owner in Owner
         assert error_class.hint
         assert len(error_class) <= 20  # the column's width
-    assert ErrorClass.SOURCE_MISSING.permanent
+    assert ErrorClass.SOURCE_MISSING.tries == 1
     assert not ErrorClass.SOURCE_MISSING.blames_link
     assert ErrorClass.CHECKSUM_MISMATCH.blames_link
 

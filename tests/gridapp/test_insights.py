@@ -179,6 +179,12 @@ def test_transfers_and_links(grid: Grid) -> None:
     (one,) = ask(grid, transfers.transfers, "retry_wait")
     assert (one["src"], one["dst"]) == ("Birch_Disk", "Alder_Disk")
     assert ask(grid, transfers.transfers, "DONE") == []
+    assert ask(grid, transfers.transfers, None, 9, "Birch_Disk>Alder_Disk") == [one]
+    assert ask(grid, transfers.transfers, None, 9, "Alder_Disk>Birch_Disk") == []
+    assert ask(grid, transfers.transfers, None, 9, None, "Alder_Disk") == [one]
+    assert ask(grid, transfers.transfers, None, 9, None, "Larch_Disk") == []
+    with pytest.raises(UsageError, match="is no link"):
+        ask(grid, transfers.transfers, None, 9, "Alder_Disk")
     links = {(one["src"], one["dst"]): one for one in ask(grid, topology.links)}
     assert len(links) == 12
     parked = links["Larch_Disk", "Alder_Disk"]

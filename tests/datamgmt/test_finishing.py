@@ -1,0 +1,195 @@
+"""Claiming, ending and finishing while others do the same: two real connections, and a crash in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from grids.data_grid import DataGrid
+from sqlalchemy import func, select, update
+
+from agents.transfer_agent import SHARD
+from catalogs import exceptions, replicas
+from catalogs.exceptions import FileFault
+from catalogs.replicas import Begin
+from catalogs.states import ReplicaState
+from catalogs.tables import block_replica
+from datamgmt import allocating, destinations, filling, linkerrors, linkqueues, linkstates, transfers, tries
+from datamgmt.linkqueues import Queue
+from datamgmt.tables import block_dest, transfer
+from datamgmt.tools.base import ErrorClass, Owner
+from datamgmt.transfer_states import TransferState
+from datamgmt.tries import Claimed, Try
+from gridcore.db import Database
+
+A, B, C = 1, 2, 3
+FILES = 12
+
+
+@pytest.fixture
+def grid(database: Database) -> DataGrid:
+    """A block queued from A to B; C has it too."""
+    grid = DataGrid(database, "ABC")
+    grid.link("AB", "CB")
+    grid.produce(FILES)
+    grid.subscribe("B")
+
+    def unit(conn, now):
+        allocating.allocate_dataset(conn, grid.dataset_id, now)
+        replicas.begin_all(conn, [Begin(1, B), Begin(1, C)], now)
+        replicas.complete_all(conn, C, {1: 1}, now)
+        conn.execute(update(block_dest).values(src_se_id=A))
+
+    grid.do(unit)
+    keys = grid.keys.take("transfer", FILES)
+    grid.do(
+        lambda conn, now: filling.fill(conn, (A, B), filling.candidates(conn, (A, B), FILES, now), keys, now)
+    )
+    return grid
+
+
+def claim(grid: DataGrid, n: int = FILES) -> list[Claimed]:
+    return grid.do(lambda conn, now: tries.claim(conn, B, "me", {A: FILES, C: FILES}, n, now))
+
+
+def settle(
+    grid: DataGrid, claimed: list[Claimed], kind: ErrorClass | None = None, error: str | None = None
+) -> tries.Settled:
+    done = [
+        Try(claimed=one, link_id=100 * one.src + B, bytes=1, seconds=1.0, error_class=kind, error=error)
+        for one in claimed
+    ]
+    policies = linkstates.policies(grid.settings)
+    return grid.do(lambda conn, now: tries.settle(conn, B, "me", done, now, policies))
+
+
+def finish(grid: DataGrid) -> list[int]:
+    return grid.do(lambda conn, now: tries.finish(conn, B, [1], now))
+
+
+def cancel(grid: DataGrid) -> None:
+    """The wish goes, and what there is of the replica."""
+
+    def unit(conn, now):
+        destinations.drop(conn, [(1, B)], now)
+        replicas.mark_deleting_all(conn, [(1, B)])
+        transfers.cancel(conn, [(1, B)], now)
+
+    grid.do(unit)
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """All of them in threads that start together."""
+    barrier = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], Any]) -> Any:
+        barrier.wait(60)
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))
+
+
+def queues(grid: DataGrid) -> dict[tuple[int, int], Queue]:
+    return grid.do(lambda conn, _: linkqueues.queues(conn))
+
+
+def test_claims_and_moves_at_once_leave_each_file_on_one_link(grid: DataGrid) -> None:
+    for src in (C, A, C, A):
+
+        def move(src: int = src) -> int:
+            def unit(conn, now):
+                conn.execute(update(block_dest).values(src_se_id=src))
+                return transfers.follow(conn, {(1, B)}, now)
+
+            return grid.do(unit)
+
+        claimed, moved = at_once(lambda: claim(grid, 5), move)
+        assert len(claimed) <= 5
+        assert moved <= FILES
+        states = grid.rows(select(transfer.c.src_se_id, transfer.c.state, func.count()).group_by(*KINDS))
+        assert sum(n for _, state, n in states if state is TransferState.ACTIVE) == len(claimed)
+        grid.check()
+        grid.do(lambda conn, now: tries.abandon(conn, B, [], now))
+        grid.check()
+
+
+KINDS = (transfer.c.src_se_id, transfer.c.state)
+
+
+def test_the_last_file_arrives_while_the_wish_goes(grid: DataGrid) -> None:
+    settle(grid, claim(grid))
+    completed, _ = at_once(lambda: finish(grid), lambda: cancel(grid))
+    state = grid.replicas()[1, "B"]
+    assert state is ReplicaState.DELETING
+    assert completed in ([], [1])
+    assert finish(grid) == []
+    assert grid.count(transfer) == 0
+    assert queues(grid) == {}
+    grid.check()
+
+
+def test_two_finish_and_one_does(grid: DataGrid) -> None:
+    settle(grid, claim(grid))
+    answers = at_once(lambda: finish(grid), lambda: finish(grid))
+    assert sorted(map(len, answers)) == [0, 1]
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    grid.check()
+
+
+def test_what_arrived_before_a_crash_is_finished_by_the_heir(grid: DataGrid) -> None:
+    """The agent dies after it has written down the last file, before it looks whether it was."""
+    settle(grid, claim(grid))
+    assert grid.replicas()[1, "B"] is ReplicaState.COPYING
+    heir = grid.worker("heir", ["transfer_agent"])
+    heir.take()
+    assert heir.cycle("transfer_agent")["completed"] == 1
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    assert f"{SHARD}T2_B" in heir.held
+    heir.close()
+    grid.check()
+
+
+def test_counts_of_an_older_release_are_put_right_at_takeover(grid: DataGrid) -> None:
+    claim(grid, 3)
+    grid.do(lambda conn, now: linkqueues.change(conn, {(A, B): Queue(-5, -1, -2)}, now))
+    grid.do(lambda conn, now: tries.abandon(conn, B, [], now))
+    assert queues(grid)[A, B].files == FILES
+    assert queues(grid)[A, B].active == 0
+    grid.check()
+
+
+def test_a_file_found_bad_at_its_source_is_noted_there(grid: DataGrid) -> None:
+    (one, other) = claim(grid, 2)
+    done = [
+        Try(
+            claimed=each,
+            link_id=102,
+            error_class=ErrorClass.SOURCE_MISSING,
+            error="gone",
+            fault=fault,
+        )
+        for each, fault in ((one, FileFault.MISSING), (other, None))
+    ]
+    assert grid.do(lambda conn, now: tries.spoil(conn, done, now)) == 1
+    (found,) = grid.do(lambda conn, _: exceptions.of_blocks(conn, [1]))
+    assert (found.se_id, found.file_id, found.kind, found.note) == (A, one.file_id, FileFault.MISSING, "gone")
+
+
+def test_errors_are_counted_by_link_and_class(grid: DataGrid) -> None:
+    claimed = claim(grid)
+    settle(grid, claimed[:3], ErrorClass.PERMISSION_DENIED, error="no")
+    settle(grid, claimed[3:4], ErrorClass.DEST_FULL, error="full")
+    settle(grid, claimed[4:5], ErrorClass.PERMISSION_DENIED, error="still no")
+    first, second = sorted(grid.do(lambda conn, _: linkerrors.errors(conn)), key=lambda one: one.n)
+    assert (first.error_class, first.n, first.owner) == ("DEST_FULL", 1, Owner.DESTINATION)
+    assert (second.n, second.owner, second.sample) == (4, Owner.CREDENTIALS, "still no")
+    assert (second.src, second.dst, second.file_id) == ("T2_A", "T2_B", claimed[4].file_id)
+    states = dict(grid.rows(select(transfer.c.id, transfer.c.state)))
+    assert states[claimed[3].id] is TransferState.FAILED
+    assert states[claimed[0].id] is TransferState.RETRY_WAIT
+    assert grid.rows(select(block_replica.c.state).where(block_replica.c.se_id == B)) == [("COPYING",)]
+    grid.check()
