@@ -228,8 +228,14 @@ def amend(
     given = {name: value for name, value in values.items() if value is not None}
     if not given:
         raise UsageError("nothing is to be changed", hint="such as --priority 5")
-    grows = {"custodial", "move"} & {name for name in given if given[name]} or "group" in given
-    if grows and not _decides(actor, site, row.group):
+    asks_more = (
+        given.get("custodial")
+        or given.get("move")
+        or given.get("static") is False
+        or given.get("priority", row.priority) > row.priority
+        or "group" in given
+    )
+    if asks_more and not _decides(actor, site, row.group):
         identity.require(actor, Action.SUBSCRIPTION_DECIDE, Subject(group=row.group, site=site))
     columns = {"since": "fill_after", "comment": "comments", "group": "acct_group"}
     put = {columns.get(name, name): _as_column(value) for name, value in given.items()}

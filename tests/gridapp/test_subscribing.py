@@ -1,0 +1,80 @@
+"""Who asks and who decides: by role at the destination, one by one or by ask id."""
+
+from __future__ import annotations
+
+import pytest
+from grids.data_grid import DATASET, DataGrid
+
+from gridapp import subscribing
+from gridapp.subscribing import Terms
+from gridcore.db import Database
+from gridcore.errors import Denied, NotFound, UsageError
+from gridcore.identity import Principal, Role
+
+GROUP = frozenset(["physics"])
+ANNA = Principal("anna", GROUP, {"physics": frozenset([Role.USER])})
+BERT = Principal("bert", GROUP, {"T2_XX_B": frozenset([Role.SITE_ADMIN]), **ANNA.roles})
+
+
+@pytest.fixture
+def grid(database: Database) -> DataGrid:
+    grid = DataGrid(database, "ABC")
+    grid.link("AB", "AC")
+    grid.produce(2)
+    return grid
+
+
+def subscribe(grid: DataGrid, who: Principal, se: str = "T2_B", **terms: object) -> dict[str, object]:
+    return subscribing.subscribe(grid.context(), DATASET, se, who, Terms(**terms))  # type: ignore[arg-type]
+
+
+def test_who_decides_there_need_not_ask(grid: DataGrid) -> None:
+    assert subscribe(grid, BERT)["state"] == "ACTIVE"
+    assert subscribe(grid, BERT, "T2_C")["state"] == "ASKED"
+    assert subscribe(grid, ANNA, "T2_B")["state"] == "ACTIVE", "it is there, decided"
+
+
+def test_who_decides_may_leave_it_to_others(grid: DataGrid) -> None:
+    assert subscribe(grid, BERT, ask=True)["state"] == "ASKED"
+
+
+def test_one_cannot_approve_ones_own(grid: DataGrid) -> None:
+    made = subscribe(grid, ANNA)
+    with pytest.raises(Denied):
+        subscribing.decide(grid.context(), str(made["subscription"]), ANNA, approved=True)
+    (done,) = subscribing.decide(grid.context(), str(made["subscription"]), BERT, approved=True)
+    assert (done["state"], done["changed"]) == ("ACTIVE", True)
+
+
+def test_of_what_is_asked_at_once_each_place_decides_its_own(grid: DataGrid) -> None:
+    for se in ("T2_B", "T2_C"):
+        subscribe(grid, ANNA, se, ask_id="trip")
+    done = subscribing.decide(grid.context(), "trip", BERT, approved=False, comment="full")
+    assert [(one["se"], one["state"]) for one in done] == [("T2_B", "DENIED")]
+    with pytest.raises(NotFound):
+        subscribing.decide(grid.context(), "nothing", BERT, approved=True)
+
+
+def test_what_takes_more_needs_who_decides(grid: DataGrid) -> None:
+    made = subscribe(grid, ANNA)
+    key = int(str(made["subscription"]))
+    subscribing.decide(grid.context(), str(key), BERT, approved=True)
+    assert subscribing.amend(grid.context(), key, {"priority": -3}, ANNA)["changed"] == ["priority"]
+    for more in ({"priority": 0}, {"custodial": True}, {"move": True}):
+        with pytest.raises(Denied):
+            subscribing.amend(grid.context(), key, more, ANNA)
+    assert subscribing.amend(grid.context(), key, {"priority": 5}, BERT)["changed"] == ["priority"]
+    with pytest.raises(UsageError):
+        subscribing.amend(grid.context(), key, {"custodial": None}, ANNA)
+
+
+def test_a_move_to_where_it_lies_alone_is_refused(grid: DataGrid) -> None:
+    with pytest.raises(UsageError):
+        subscribe(grid, BERT, "T2_A", move=True)
+
+
+def test_a_dry_run_says_what_would_be_moved_and_writes_nothing(grid: DataGrid) -> None:
+    said = subscribing.subscribe(grid.context(), DATASET, "T2_B", BERT, dry_run=True)
+    assert (said["subscription"], said["asked"]) == (None, False)
+    assert "T2_A -> T2_B" in said["preview"]["by_link"]
+    assert subscribe(grid, BERT)["new"] is True
