@@ -236,6 +236,14 @@ def test_tables_serve_keyboard_and_screen_reader(client: TestClient, address: st
         assert re.search(r'aria-label="[^"]+', picture)
 
 
+@pytest.mark.parametrize("address", [*DATA, ONE])
+def test_every_link_leads_somewhere(client: TestClient, address: str) -> None:
+    page = client.get(address).text
+    found = {one.replace("&amp;", "&") for one in re.findall(r'href="(/[^"]*)"', page)}
+    for one in sorted(found):
+        assert client.get(one).status_code == 200, one
+
+
 @pytest.mark.parametrize("address", DATA)
 def test_an_empty_grid_says_what_to_do(sqlite_db: Database, address: str) -> None:
     page = client_of(sqlite_db).get(address)
