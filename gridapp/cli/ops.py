@@ -97,7 +97,8 @@ def agent_run(place: Place, name: str) -> None:
 def why(place: Place, what: str) -> Record:
     """Why something waits or failed, and whose turn it is.
 
-    WHAT is a job (TASK/17), a task, a subscription (DATASET@SE or sub:12) or a request (req:3).
+    WHAT is a job (TASK/17), a task, a request (req:3), a subscription (DATASET@SE or sub:12), a block
+    (DATASET#BLOCK), a file (/store/...), a link (link:SRC>DST) or a deletion (del:5).
     """
     from gridapp.insights.why import why as answer
     from gridcore.db import dbnow
