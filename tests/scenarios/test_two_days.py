@@ -21,7 +21,7 @@ from gridcore.db import Database
 from gridcore.tables import quota
 
 WHOLE = Size()
-SMALL = Size(datasets=8, blocks=2, files=2, step_s=1200.0)
+SMALL = Size(datasets=8, blocks=2, files=2, step_s=1800.0)
 Event = Callable[[TwoDayGrid], object]
 
 
@@ -78,7 +78,7 @@ class Days:
             self._at(hour + 8, lambda grid: grid.unsubscribe(self.keys[name, last]))
             self._at(hour + 9, lambda grid: grid.delete(name, last))
         if number % 5 == 2:
-            self._at(hour + 3, lambda grid: grid.suspend(self.keys[name, last], 5.0))
+            self._at(hour + 5, lambda grid: grid.suspend(self.keys[name, last], 5.0))
         if number % 5 == 3:
             self._at(hour + 6, lambda grid: self._move(grid, name, last, wanted))
 
