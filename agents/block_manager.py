@@ -12,7 +12,16 @@ from agents.runtime.agent import Agent, Counts, own_lease
 from agents.runtime.schedule import Duty
 from catalogs import bookkeeping, wishes
 from catalogs.states import WishKind
-from datamgmt import allocating, deliveries, forecasts, linkstates, moving, progress, subscriptions
+from datamgmt import (
+    allocating,
+    deliveries,
+    forecasts,
+    linkstates,
+    moving,
+    progress,
+    repairs,
+    subscriptions,
+)
 from datamgmt.moving import Decides, Moved
 from gridcore import accounts, identity, metrics
 from gridcore.bus import Event
@@ -21,6 +30,8 @@ from gridcore.db.leases import Lease
 from gridcore.identity import Action, Subject
 
 FORECAST_S = 60.0
+#: Cycles between two looks for files to repair.
+REPAIR_CYCLES = 6
 #: Wishes looked at, and blocks closed, in one transaction; datasets looked at in one cycle.
 SLICE = 500
 T = TypeVar("T")
@@ -51,10 +62,12 @@ class BlockManager(Agent):
         return counts
 
     def duties(self) -> Sequence[Duty]:
-        """Every minute say when subscriptions will be complete; look anew for room for what waits for it."""
+        """Every minute say when subscriptions will be complete; look anew for room for what waits for it, and
+        for files to repair."""
         return [
             Duty(name="forecast", act=self.forecast, every_s=FORECAST_S),
             Duty(name="stir", act=self.stir, every_s=self.context.settings.retry.base_s),
+            Duty(name="repair", act=self.repair, every_s=REPAIR_CYCLES * self.interval_s),
         ]
 
     def forecast(self, lease: Lease) -> Counts:
@@ -68,6 +81,14 @@ class BlockManager(Agent):
     def stir(self, lease: Lease) -> Counts:
         """Have the datasets looked at whose subscriptions wait for a quota or for space."""
         return {"stirred": self._hold(lease, lambda conn, _: allocating.stir(conn))}
+
+    def repair(self, lease: Lease) -> Counts:
+        """Have faulty files copied anew from good copies, and give up those that have none."""
+        after = timedelta(seconds=self.context.settings.repair.lost_after_s)
+        return {
+            "repairs": self._hold(lease, repairs.arrange),
+            "lost": self._hold(lease, lambda conn, now: repairs.give_up(conn, now, after)),
+        }
 
     def _hold(self, lease: Lease, unit: Callable[[Connection, datetime], T]) -> T:
         """The unit in a transaction, under the lease."""
@@ -152,7 +173,6 @@ def _decides(conn: Connection) -> Decides:
         if name not in known:
             return False
         subject = Subject(group=group, site=site)
-        actions = (Action.DATASET_DELETE, Action.SITE_CONFIGURE)
-        return any(identity.may(known[name], action, subject) for action in actions)
+        return identity.may(known[name], Action.DELETION_DECIDE, subject)
 
     return decides

@@ -13,6 +13,7 @@ import datamgmt.recount
 from agents.runtime import heartbeats
 from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
+from datamgmt import pruning
 from gridcore.db import leases, outbox
 from gridcore.db.leases import Lease
 from prodsys import orders, outcomes, recount, shares, sqlport
@@ -64,7 +65,7 @@ class Janitor(Agent):
         return self.context.database.transaction(unit) | self.context.database.transaction(data)
 
     def prune(self, lease: Lease) -> Counts:
-        """Remove events, answers, orders, heartbeats and statistics that are out of date."""
+        """Remove events, answers, orders, heartbeats, histories and statistics that are out of date."""
 
         def unit(conn: Connection) -> dict[str, int]:
             now = leases.hold(conn, lease)
@@ -77,4 +78,7 @@ class Janitor(Agent):
                 "heartbeats": heartbeats.prune(conn, self.context.settings.lease.heartbeat_s),
             }
 
-        return self.context.database.transaction(unit)
+        def data(conn: Connection) -> dict[str, int]:
+            return pruning.prune(conn, leases.hold(conn, lease))
+
+        return self.context.database.transaction(unit) | self.context.database.transaction(data)

@@ -1,4 +1,4 @@
-"""Replicas: which blocks lie at which storage elements, and the guard that keeps the last good copy.
+"""Replicas: which blocks lie at which storage elements.
 
 All by the set: so many replicas, so many statements. A block's lock owns its replicas; counters change in the
 same transaction, after them.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, delete, select
 
-from catalogs import exceptions, holdings, space
+from catalogs import exceptions, guard, holdings, space
+from catalogs.guard import Copy, Kept, ReplicaKey
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica
 from gridcore.db import bulk, lock_rows, outbox, reads
@@ -27,19 +26,6 @@ from gridcore.db.idlists import within
 from gridcore.db.reads import Read
 from gridcore.db.statements import chunks
 from gridcore.errors import Conflict, NotFound
-
-#: (block, SE)
-ReplicaKey = tuple[int, int]
-
-
-class Kept(StrEnum):
-    """Why a replica is not deleted."""
-
-    LAST = "last complete replica"
-    LAST_OF_FILES = "only good copy of some files"
-    CUSTODIAL = "last custodial replica"
-    IN_USE = "held for others"
-    ABSENT = "no such replica"
 
 
 class Begin(NamedTuple):
@@ -80,8 +66,7 @@ class ReplicaRow:
         return self.block_id, self.se_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """What of a block counts where its replicas are counted."""
 
     id: int
@@ -90,9 +75,6 @@ class _Block:
     state: BlockState
     files: int
     bytes: int
-
-    def use(self, copy: ReplicaRow) -> space.Use:
-        return space.of_replica(copy.state, self.files, self.bytes, transit=copy.transit)
 
     def growth(self, se_id: int) -> holdings.Growth:
         closed = int(self.state is BlockState.CLOSED)
@@ -156,8 +138,8 @@ def _rows(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[ReplicaKey, Repl
 
 
 def _blocks(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[int, _Block]:
-    rows = conn.execute(BLOCKS, {"ids": sorted({block_id for block_id, _ in keys})})
-    return {row.id: _Block(*row) for row in rows}
+    (rows,) = reads.rows(conn, [Read(BLOCKS, {"ids": sorted({block_id for block_id, _ in keys})})])
+    return {row[0]: _Block(*row) for row in rows}
 
 
 # --- a replica's life --------------------------------------------------------------------------------
@@ -288,45 +270,10 @@ def mark_deleting_all(
     be the last custodial ones.
     """
     lock_rows(conn, block, {block_id for block_id, _ in keys})
-    kept, going = _judge(conn, keys, custodial_too=custodial_too, held_for=held_for)
+    kept, going = guard.judge(conn, keys, custodial_too=custodial_too, held_for=held_for)
     if going:
         _let_go(conn, going)
     return kept
-
-
-def staying(
-    conn: Connection, keys: Collection[ReplicaKey], *, custodial_too: bool | Collection[ReplicaKey] = False
-) -> dict[ReplicaKey, Kept]:
-    """Those of the replicas that would stay were all let go now, and why; nothing changes."""
-    return _judge(conn, keys, custodial_too=custodial_too)[0]
-
-
-def _judge(
-    conn: Connection,
-    keys: Collection[ReplicaKey],
-    *,
-    custodial_too: bool | Collection[ReplicaKey],
-    held_for: Collection[ReplicaKey] = (),
-) -> tuple[dict[ReplicaKey, Kept], list[ReplicaRow]]:
-    """Those that stay, and those that go now, one after the other."""
-    block_ids = {block_id for block_id, _ in keys}
-    held = {key: {one.se_id: one for one in rows} for key, rows in replicas(conn, block_ids).items()}
-    faults = exceptions.faults_by_se(conn, block_ids)
-    kept: dict[ReplicaKey, Kept] = {}
-    going: list[ReplicaRow] = []
-    for block_id, se_id in sorted(set(keys)):
-        rows = held.get(block_id, {})
-        leaving = {one.se_id for one in rows.values() if one.delete_at is not None}
-        custody = custodial_too if isinstance(custodial_too, bool) else (block_id, se_id) in custodial_too
-        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custody, leaving=leaving)
-        if why is None and (block_id, se_id) in held_for and rows[se_id].state is not ReplicaState.DELETING:
-            why = Kept.IN_USE
-        if why is not None:
-            kept[block_id, se_id] = why
-        elif rows[se_id].state is not ReplicaState.DELETING:
-            going.append(rows[se_id])
-            rows[se_id] = replace(rows[se_id], state=ReplicaState.DELETING)
-    return kept, going
 
 
 def set_leaving_all(conn: Connection, keys: Collection[ReplicaKey], at: datetime | None) -> int:
@@ -338,54 +285,23 @@ def set_leaving_all(conn: Connection, keys: Collection[ReplicaKey], at: datetime
     return n
 
 
-def refusal(
-    held: Mapping[int, ReplicaRow],
-    faults: Mapping[int, AbstractSet[int]],
-    se_id: int,
-    *,
-    custodial_too: bool,
-    leaving: Collection[int] = (),
-) -> Kept | None:
-    """Why the replica at `se_id` must stay, given a block's replicas and faulty files by SE; pure.
-
-    A COMPLETE one goes only while another COMPLETE one stays and each of its good files is good in another.
-    Replicas at SEs that are `leaving` will go themselves: they count for nothing.
-    """
-    mine = held.get(se_id)
-    if mine is None:
-        return Kept.ABSENT
-    if mine.state is ReplicaState.DELETING:
-        return None
-    others = [
-        one
-        for key, one in held.items()
-        if key != se_id and key not in leaving and one.state is ReplicaState.COMPLETE
-    ]
-    if mine.custodial and not custodial_too and not any(one.custodial for one in others):
-        return Kept.CUSTODIAL
-    if mine.state is ReplicaState.COPYING:
-        return None
-    if not others:
-        return Kept.LAST
-    nowhere_good = set.intersection(*(set(faults.get(one.se_id, ())) for one in others))
-    return Kept.LAST_OF_FILES if nowhere_good - set(faults.get(se_id, ())) else None
-
-
-def _let_go(conn: Connection, going: Sequence[ReplicaRow]) -> None:
+def _let_go(conn: Connection, going: Sequence[Copy]) -> None:
     blocks = _blocks(conn, [one.key for one in going])
     _change(conn, going, {"state": Same(ReplicaState.DELETING), "delete_at": Same(None)})
     for se_id, block_ids in _by_se(one.key for one in going).items():
         exceptions.clear_replicas(conn, se_id, block_ids)
     complete = [one for one in going if one.state is ReplicaState.COMPLETE]
     holdings.grow(conn, [_negative(blocks[one.block_id].growth(one.se_id)) for one in complete])
-    _recount(conn, going, [replace(one, state=ReplicaState.DELETING) for one in going], blocks)
+    _recount(conn, going, [one._replace(state=ReplicaState.DELETING) for one in going], blocks)
     _tell(conn, "replica.deleting", going, blocks)
 
 
 def remove_all(conn: Connection, keys: Sequence[ReplicaKey]) -> list[ReplicaKey]:
     """Forget replicas whose files are gone; which of them were DELETING. Locks the blocks."""
     lock_rows(conn, block, {block_id for block_id, _ in keys})
-    gone = [one for one in _rows(conn, keys).values() if one.state is ReplicaState.DELETING]
+    found = guard.copies(conn, {block_id for block_id, _ in keys})
+    here = (found.get(block_id, {}).get(se_id) for block_id, se_id in sorted(set(keys)))
+    gone = [one for one in here if one is not None and one.state is ReplicaState.DELETING]
     for se_id, block_ids in _by_se(one.key for one in gone).items():
         conn.execute(REMOVE, {"on_se": se_id, "ids": block_ids})
     blocks = _blocks(conn, [one.key for one in gone])
@@ -395,7 +311,7 @@ def remove_all(conn: Connection, keys: Sequence[ReplicaKey]) -> list[ReplicaKey]
 
 def _change(
     conn: Connection,
-    rows: Sequence[ReplicaRow],
+    rows: Sequence[ReplicaRow | Copy],
     put: Mapping[str, Any],
     only: Mapping[str, Any] | None = None,
 ) -> None:
@@ -407,11 +323,22 @@ def _change(
 
 
 def _recount(
-    conn: Connection, old: Sequence[ReplicaRow], new: Sequence[ReplicaRow], blocks: Mapping[int, _Block]
+    conn: Connection,
+    old: Iterable[ReplicaRow | Copy],
+    new: Iterable[ReplicaRow | Copy],
+    blocks: Mapping[int, _Block],
 ) -> None:
-    before = [(one.se_id, -blocks[one.block_id].use(one)) for one in old]
-    after = [(one.se_id, blocks[one.block_id].use(one)) for one in new]
-    space.change(conn, space.sums([*before, *after]))
+    sums: dict[tuple[int, ReplicaState, bool], list[int]] = {}
+    for sign, rows in ((-1, old), (1, new)):
+        for one in rows:
+            held = sums.setdefault((one.se_id, one.state, bool(one.transit)), [0, 0])
+            held[0] += sign * blocks[one.block_id].files
+            held[1] += sign * blocks[one.block_id].bytes
+    uses = (
+        (se_id, space.of_replica(state, files, size, transit=transit))
+        for (se_id, state, transit), (files, size) in sums.items()
+    )
+    space.change(conn, space.sums(uses))
 
 
 def _negative(growth: holdings.Growth) -> holdings.Growth:
@@ -427,6 +354,8 @@ def _by_se(keys: Iterable[ReplicaKey]) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
-def _tell(conn: Connection, kind: str, rows: Sequence[ReplicaRow], blocks: Mapping[int, _Block]) -> None:
+def _tell(
+    conn: Connection, kind: str, rows: Sequence[ReplicaRow | Copy], blocks: Mapping[int, _Block]
+) -> None:
     events = [(blocks[one.block_id].name, {"block_id": one.block_id, "se_id": one.se_id}) for one in rows]
     outbox.emit_all(conn, kind, events)

@@ -13,29 +13,20 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, bindparam, or_, select
 
 from catalogs import bookkeeping, replicas
-from catalogs.replicas import Kept
 from catalogs.tables import block
-from datamgmt import reasons, transfers
+from datamgmt import destinations, transfers
 from datamgmt.allocation import ReplicaKey
 from datamgmt.deletion_states import MACHINE, OPEN, DeletionEvent, DeletionState
+from datamgmt.hindrances import PLAIN, Terms, Why, sources_in_use, staying, subscribed, told
 from datamgmt.reasons import Reason
-from datamgmt.subscription_states import WANTING
-from datamgmt.tables import block_dest, deletion, subscription, transfer
-from datamgmt.transfer_states import TransferState
-from gridcore.db import bulk, lock_rows
+from datamgmt.tables import block_dest, deletion, transfer
+from gridcore.db import bulk, lock_rows, reads
 from gridcore.db.bulk import Change, New, Same
 from gridcore.db.idlists import within
+from gridcore.db.reads import Read
 from gridcore.db.statements import one_of
-from gridcore.errors import Conflict, NotFound
+from gridcore.errors import NotFound
 
-#: The guard's refusals in words people are given.
-KEPT: Mapping[Kept, Reason] = {
-    Kept.LAST: Reason.LAST_REPLICA,
-    Kept.LAST_OF_FILES: Reason.LAST_OF_FILES,
-    Kept.IN_USE: Reason.SOURCE_IN_USE,
-    Kept.CUSTODIAL: Reason.LAST_CUSTODIAL,
-    Kept.ABSENT: Reason.ABSENT,
-}
 _S, _E = DeletionState, DeletionEvent
 
 
@@ -48,23 +39,12 @@ class Asker:
     decides: bool = False
 
 
-class Terms(NamedTuple):
-    """What a deletion may take: the last custodial replica, one that is subscribed and so copied anew."""
-
-    custodial_too: bool = False
-    subscribed_too: bool = False
-
-
-#: What most deletions may take.
-PLAIN = Terms()
-
-
 @dataclass(slots=True)
 class Asked:
     """By replica: its deletion, new or there before, or why it must stay."""
 
     ids: dict[ReplicaKey, int] = field(default_factory=dict)
-    refused: dict[ReplicaKey, Reason] = field(default_factory=dict)
+    refused: dict[ReplicaKey, Why] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -72,7 +52,27 @@ class Decided:
     """Deletions that went on, and why others did not."""
 
     done: list[int] = field(default_factory=list)
-    refused: dict[int, Reason] = field(default_factory=dict)
+    refused: dict[int, Why] = field(default_factory=dict)
+
+
+class Row(NamedTuple):
+    """What of a deletion decides how it goes on."""
+
+    id: int
+    block_id: int
+    se_id: int
+    state: DeletionState
+    custodial_too: int
+    subscribed_too: int
+    due_at: datetime | None
+
+    @property
+    def place(self) -> ReplicaKey:
+        return self.block_id, self.se_id
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(bool(self.custodial_too), bool(self.subscribed_too))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,10 @@ class Due:
 # --- statements --------------------------------------------------------------------------------------
 
 _IS_OPEN = one_of(deletion.c.state, OPEN)
-BY_ID = select(deletion).where(within(deletion.c.id)).order_by(deletion.c.id)
-BY_BLOCK = select(deletion).where(
+BY_ID = (
+    select(*(deletion.c[name] for name in Row._fields)).where(within(deletion.c.id)).order_by(deletion.c.id)
+)
+BY_BLOCK = select(*(deletion.c[name] for name in Row._fields)).where(
     within(deletion.c.block_id), or_(_IS_OPEN, deletion.c.ask_id == bindparam("asked"))
 )
 DUE = (
@@ -99,76 +101,11 @@ DUE = (
     .order_by(deletion.c.due_at, deletion.c.id)
     .limit(bindparam("n", type_=Integer))
 )
-FEEDING = select(block_dest.c.block_id, block_dest.c.src_se_id).where(
-    within(block_dest.c.block_id), block_dest.c.src_se_id.is_not(None)
+COPIED_TO = select(transfer.c.block_id, transfer.c.dst_se_id).where(within(transfer.c.block_id)).distinct()
+WANTED = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.repair).where(
+    within(block_dest.c.block_id)
 )
-BEING_READ = select(transfer.c.block_id, transfer.c.src_se_id).where(
-    within(transfer.c.block_id), transfer.c.state == TransferState.ACTIVE
-)
-SUBSCRIBED = (
-    select(block.c.id, subscription.c.se_id)
-    .join_from(block, subscription, subscription.c.dataset_id == block.c.dataset_id)
-    .where(within(block.c.id), subscription.c.state.in_(WANTING))
-    .where(or_(subscription.c.block_id == 0, subscription.c.block_id == block.c.id))
-)
-
-
-# --- the guard ---------------------------------------------------------------------------------------
-
-
-def sources_in_use(conn: Connection, block_ids: Iterable[int]) -> set[ReplicaKey]:
-    """Replicas of the blocks from which a hop begins, or a file is being copied."""
-    ids = {"ids": sorted(set(block_ids))}
-    return {tuple(row) for statement in (FEEDING, BEING_READ) for row in conn.execute(statement, ids)}
-
-
-def _subscribed(conn: Connection, wanted: Mapping[ReplicaKey, Terms]) -> dict[ReplicaKey, Reason]:
-    """Those that a subscription asks for, and stay for that."""
-    rows = conn.execute(SUBSCRIBED, {"ids": sorted({block_id for block_id, _ in wanted})})
-    live = {tuple(row) for row in rows}
-    return {
-        key: Reason.SUBSCRIBED for key, terms in wanted.items() if key in live and not terms.subscribed_too
-    }
-
-
-def staying(conn: Connection, wanted: Mapping[ReplicaKey, Terms]) -> dict[ReplicaKey, Reason]:
-    """Those of the replicas that must stay were all asked away now, and why.
-
-    That it is a source in use is no reason here: copies end. The answer holds while the blocks are locked.
-    """
-    kept = _subscribed(conn, wanted)
-    rest = [key for key in wanted if key not in kept]
-    found = replicas.complete_replicas(conn, {block_id for block_id, _ in rest})
-    complete = {one.key for rows in found.values() for one in rows}
-    kept |= {key: Reason.ABSENT for key in rest if key not in complete}
-    there = [key for key in rest if key in complete]
-    freed = {key for key in there if wanted[key].custodial_too}
-    return kept | {key: KEPT[why] for key, why in replicas.staying(conn, there, custodial_too=freed).items()}
-
-
 # --- the word ----------------------------------------------------------------------------------------
-
-
-def ask(
-    conn: Connection,
-    key: int,
-    block_id: int,
-    se_id: int,
-    by: Asker,
-    now: datetime,
-    *,
-    undelete: timedelta,
-    custodial_too: bool = False,
-    **options: Any,
-) -> int:
-    """Have one replica away, see `ask_all`; the id of its deletion. Raises Conflict where it must stay."""
-    place = block_id, se_id
-    terms = Terms(custodial_too=custodial_too)
-    asked = ask_all(conn, [key], [place], by, now, undelete=undelete, terms=terms, **options)
-    if place in asked.refused:
-        why = asked.refused[place]
-        raise Conflict(f"the replica stays: {reasons.render(why, {})}", hint=reasons.cure(why, {}))
-    return asked.ids[place]
 
 
 def ask_all(
@@ -191,32 +128,43 @@ def ask_all(
     that is asked for already, or was under the same `ask_id`, keeps its deletion. `code` with `params` says
     what for.
     """
-    wanted = sorted(set(wanted))
     if not wanted:
         return Asked()
     lock_rows(conn, block, {block_id for block_id, _ in wanted})
     group = ask_id or f"deletion/{keys[0]}"
     ids = sorted({block_id for block_id, _ in wanted})
-    rows = {(row.block_id, row.se_id): row for row in conn.execute(BY_BLOCK, {"ids": ids, "asked": group})}
-    new = [key for key in wanted if key not in rows]
+    (found,) = reads.rows(conn, [Read(BY_BLOCK, {"ids": ids, "asked": group})])
+    rows = {row.place: row for row in (Row(*one) for one in found)}
+    asked_for = set(wanted)
+    new = [key for key in sorted(asked_for) if key not in rows]
     refused = staying(conn, dict.fromkeys(new, terms))
     fresh = {place: key for place, key in zip(new, keys, strict=False) if place not in refused}
+    word = _approval(by.name, now, now + undelete) if by.decides else {"state": _S.ASKED}
     if fresh:
         facts = {"ask_id": group, "comments": comments, "code": code, "params": dict(params or {})}
-        bulk.write(conn, [_new(fresh, by, terms, facts, now)])
-    asked = Asked({place: rows[place].id for place in wanted if place in rows} | fresh, refused)
+        bulk.write(conn, [_new(fresh, by, terms, {**facts, **word}, now)])
+    asked = Asked({place: row.id for place, row in rows.items() if place in asked_for} | fresh, refused)
     if by.decides:
-        waiting = [key for place, key in asked.ids.items() if place in fresh or rows[place].state == _S.ASKED]
-        denied = approve(conn, waiting, by.name, now, undelete=undelete).refused
+        replicas.set_leaving_all(conn, list(fresh), now + undelete)
+        waiting = [row.id for place, row in rows.items() if place in asked_for and row.state is _S.ASKED]
+        denied = approve(conn, waiting, by.name, now, undelete=undelete).refused if waiting else {}
         asked.refused |= {place: denied[key] for place, key in asked.ids.items() if key in denied}
     return asked
+
+
+def _approval(by: str, now: datetime, due: datetime) -> dict[str, Any]:
+    return {
+        "state": MACHINE.next(_S.ASKED, _E.APPROVE),
+        "decided_by": by,
+        "decided_at": now,
+        "due_at": due,
+    }
 
 
 def _new(
     fresh: Mapping[ReplicaKey, int], by: Asker, terms: Terms, facts: Mapping[str, Any], now: datetime
 ) -> New:
     same = {
-        "state": _S.ASKED,
         "custodial_too": int(terms.custodial_too),
         "subscribed_too": int(terms.subscribed_too),
         "requester": by.name,
@@ -239,14 +187,13 @@ def approve(conn: Connection, ids: Iterable[int], by: str, now: datetime, *, und
     The replicas are sources until then, but protect no other copy any more. Raises NotFound.
     """
     rows = _locked(conn, ids, _E.APPROVE)
-    refused = staying(conn, {_place(row): _terms(row) for row in rows})
-    going = [row for row in rows if _place(row) not in refused]
+    refused = staying(conn, {row.place: row.terms for row in rows})
+    going = [row for row in rows if row.place not in refused]
     due = now + undelete
-    put = {"decided_by": by, "decided_at": now, "due_at": due}
-    _move(conn, going, _E.APPROVE, now, put)
-    replicas.set_leaving_all(conn, [_place(row) for row in going], due)
+    _move(conn, going, _E.APPROVE, now, _approval(by, now, due))
+    replicas.set_leaving_all(conn, [row.place for row in going], due)
     return Decided(
-        [row.id for row in going], {row.id: refused[_place(row)] for row in rows if _place(row) in refused}
+        [row.id for row in going], {row.id: refused[row.place] for row in rows if row.place in refused}
     )
 
 
@@ -262,22 +209,22 @@ def undo(conn: Connection, ids: Iterable[int], by: str, now: datetime) -> list[i
     """Take back deletions that have not begun; which had not. The replicas are as before. Raises NotFound."""
     rows = _locked(conn, ids, _E.UNDO)
     _move(conn, rows, _E.UNDO, now, {"decided_by": by, "decided_at": now})
-    replicas.set_leaving_all(conn, [_place(row) for row in rows], None)
+    replicas.set_leaving_all(conn, [row.place for row in rows], None)
     return [row.id for row in rows]
 
 
-def _locked(conn: Connection, ids: Iterable[int], event: DeletionEvent) -> list[Any]:
+def _locked(conn: Connection, ids: Iterable[int], event: DeletionEvent) -> list[Row]:
     """Those of the deletions that know the event, under their blocks' locks. Raises NotFound."""
-    wanted = {"ids": sorted(set(ids))}
-    seen = conn.execute(BY_ID, wanted).all()
-    if missing := set(wanted["ids"]) - {row.id for row in seen}:
+    wanted, sources = set(ids), MACHINE.sources(event)
+    seen = _rows(conn, wanted)
+    if missing := wanted - {row.id for row in seen}:
         raise NotFound(f"there is no deletion {min(missing)}", hint="see: tierflow deletion list")
     lock_rows(conn, block, {row.block_id for row in seen})
-    return [row for row in conn.execute(BY_ID, wanted) if row.state in MACHINE.sources(event)]
+    return [row for row in _rows(conn, wanted) if row.state in sources]
 
 
 def _move(
-    conn: Connection, rows: Sequence[Any], event: DeletionEvent, now: datetime, put: Mapping[str, Any]
+    conn: Connection, rows: Sequence[Row], event: DeletionEvent, now: datetime, put: Mapping[str, Any]
 ) -> None:
     """Change rows in one state, read under their blocks' locks."""
     if rows:
@@ -287,12 +234,9 @@ def _move(
         bulk.write(conn, [Change(deletion, {"id": [row.id for row in rows]}, put=same, only={"state": frm})])
 
 
-def _place(row: Any) -> ReplicaKey:
-    return row.block_id, row.se_id
-
-
-def _terms(row: Any) -> Terms:
-    return Terms(bool(row.custodial_too), bool(row.subscribed_too))
+def _rows(conn: Connection, ids: Collection[int]) -> list[Row]:
+    (found,) = reads.rows(conn, [Read(BY_ID, {"ids": sorted(ids)})])
+    return [Row(*row) for row in found]
 
 
 # --- the deed ----------------------------------------------------------------------------------------
@@ -308,21 +252,21 @@ def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
 
     One whose replica must stay is REFUSED; one that copies are made from waits `later`.
     """
-    ids = {"ids": conn.execute(DUE, {"now": now, "n": n}).scalars().all()}
-    if not ids["ids"]:
+    ids = conn.execute(DUE, {"now": now, "n": n}).scalars().all()
+    seen = _rows(conn, ids)
+    if not seen:
         return Due()
-    seen = conn.execute(BY_ID, ids).all()
     _unsettle(conn, [row.block_id for row in seen if row.subscribed_too])
     lock_rows(conn, block, {row.block_id for row in seen})
-    rows = [row for row in conn.execute(BY_ID, ids) if row.state == _S.APPROVED and row.due_at <= now]
+    rows = [row for row in _rows(conn, ids) if row.state is _S.APPROVED and row.due_at and row.due_at <= now]
     busy = sources_in_use(conn, [row.block_id for row in rows])
-    waiting = [row for row in rows if _place(row) in busy]
-    _put_off(conn, waiting, now, now + later)
-    judged = {_place(row): row for row in rows if _place(row) not in busy}
-    kept = _subscribed(conn, {place: _terms(row) for place, row in judged.items()})
+    waiting = [row for row in rows if row.place in busy]
+    _put_off(conn, [(row, busy[row.place]) for row in waiting], now, now + later)
+    judged = {row.place: row for row in rows if row.place not in busy}
+    kept = subscribed(conn, {place: row.terms for place, row in judged.items()})
     going = [place for place in judged if place not in kept]
     kept |= _release(conn, going, now, custodial_too={key for key in going if judged[key].custodial_too})
-    _refuse(conn, [(judged[place], kept[place]) for place in sorted(kept)], now)
+    _refuse(conn, [(row, kept[place]) for place, row in judged.items() if place in kept], now)
     begun = [row for place, row in judged.items() if place not in kept]
     _move(conn, begun, _E.BEGIN, now, {"code": None, "params": None})
     return Due(len(begun), len(kept), len(waiting))
@@ -335,19 +279,30 @@ def _unsettle(conn: Connection, block_ids: Collection[int]) -> None:
         bookkeeping.unsettle(conn, {one.dataset_id for one in found.values()})
 
 
-def _put_off(conn: Connection, rows: Sequence[Any], now: datetime, until: datetime) -> None:
-    if rows:
-        put = {"due_at": until, "code": Reason.SOURCE_IN_USE, "params": {}, "updated_at": now}
-        same = {name: Same(value) for name, value in put.items()}
-        bulk.write(conn, [Change(deletion, {"id": [row.id for row in rows]}, put=same)])
-        replicas.set_leaving_all(conn, [_place(row) for row in rows], until)
+def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime, until: datetime) -> None:
+    """Look again then at those that are sources, of copies to these SEs."""
+    if waiting:
+        put = {
+            "due_at": Same(until),
+            "code": Same(Reason.SOURCE_IN_USE),
+            "params": [{"dst": dst} for _, dst in waiting],
+            "updated_at": Same(now),
+        }
+        bulk.write(conn, [Change(deletion, {"id": [row.id for row, _ in waiting]}, put=put)])
+        replicas.set_leaving_all(conn, [row.place for row, _ in waiting], until)
 
 
-def _refuse(conn: Connection, judged: Sequence[tuple[Any, Reason]], now: datetime) -> None:
-    for reason in sorted({why for _, why in judged}):
-        rows = [row for row, why in judged if why is reason]
-        _move(conn, rows, _E.REFUSE, now, {"code": reason, "params": {}})
-    replicas.set_leaving_all(conn, [_place(row) for row, _ in judged], None)
+def _refuse(conn: Connection, judged: Sequence[tuple[Row, Why]], now: datetime) -> None:
+    if judged:
+        put = {
+            "state": Same(MACHINE.next(_S.APPROVED, _E.REFUSE)),
+            "code": [code for _, (code, _) in judged],
+            "params": [params for _, (_, params) in judged],
+            "updated_at": Same(now),
+        }
+        keys = {"id": [row.id for row, _ in judged]}
+        bulk.write(conn, [Change(deletion, keys, put=put, only={"state": _S.APPROVED})])
+        replicas.set_leaving_all(conn, [row.place for row, _ in judged], None)
 
 
 def release(
@@ -366,8 +321,14 @@ def _release(
     now: datetime,
     *,
     custodial_too: bool | Collection[ReplicaKey],
-) -> dict[ReplicaKey, Reason]:
+) -> dict[ReplicaKey, Why]:
     """Those that stay, and why."""
     kept = replicas.mark_deleting_all(conn, sorted(keys), custodial_too=custodial_too)
-    transfers.cancel(conn, [key for key in keys if key not in kept], now)
-    return {key: KEPT[why] for key, why in kept.items()}
+    gone = [key for key in keys if key not in kept]
+    ids = {"ids": sorted({block_id for block_id, _ in gone})}
+    copied, wanted = reads.rows(conn, [Read(COPIED_TO, ids), Read(WANTED, ids)])
+    repaired = {(block_id, se_id) for block_id, se_id, repair in wanted if repair}
+    busy = {*copied, *((block_id, se_id) for block_id, se_id, _ in wanted)}
+    transfers.cancel(conn, [key for key in gone if key in busy], now)
+    destinations.drop(conn, repaired.intersection(gone), now)
+    return told(kept)

@@ -90,7 +90,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         "nothing to copy",
         "of a wanted replica all files of which are queued, some are on their way",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
-            block_dest.c.cursor_id == ALL_QUEUED, ~exists().where(_SAME_ROW)
+            block_dest.c.cursor_id == ALL_QUEUED, block_dest.c.repair == 0, ~exists().where(_SAME_ROW)
         ),
     ),
     Invariant(
@@ -156,10 +156,14 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "wanted by both sides",
-        "a wanted replica is either a subscription's or in transit",
+        "a wanted replica is either a subscription's, in transit, or to be repaired",
         select(block_dest.c.block_id, block_dest.c.se_id).where(
             or_(
-                and_(block_dest.c.subscription_id.is_(None), block_dest.c.transit_for_id.is_(None)),
+                and_(
+                    block_dest.c.subscription_id.is_(None),
+                    block_dest.c.transit_for_id.is_(None),
+                    block_dest.c.repair == 0,
+                ),
                 and_(block_dest.c.subscription_id.is_not(None), block_dest.c.transit_for_id.is_not(None)),
             )
         ),

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
-from catalogs import exceptions, replicas
+from catalogs import exceptions, guard
 from catalogs.bookkeeping import BlockRow
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
 from datamgmt import destinations
 from datamgmt.allocation import ReplicaKey
-from datamgmt.deletion import KEPT
+from datamgmt.hindrances import KEPT
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import WANTING
 from datamgmt.tables import subscription
@@ -48,7 +48,7 @@ def verdicts(
         rows = here[one.block_id]
         leaving = {key for key, other in rows.items() if other.delete_at is not None}
         wrong = faults.get(one.block_id, {})
-        kept = replicas.refusal(rows, wrong, one.se_id, custodial_too=custodial_too, leaving=leaving)
+        kept = guard.refusal(rows, wrong, one.se_id, custodial_too=custodial_too, leaving=leaving)
         if one.key in asked:
             found[one.key] = Reason.SUBSCRIBED, {"id": asked[one.key]}
         elif kept is not None:

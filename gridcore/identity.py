@@ -35,7 +35,9 @@ class Action(StrEnum):
     REQUEST_DECIDE = "approve or assign requests"
     DATASET_IMPORT = "import a dataset"
     DATASET_CHANGE = "change this dataset or its files"
-    DATASET_DELETE = "delete a dataset"
+    DELETE = "have replicas deleted"
+    DELETION_DECIDE = "approve or deny this deletion"
+    DELETION_UNDO = "take back this deletion"
     SUBSCRIBE = "subscribe a dataset"
     SUBSCRIPTION_DECIDE = "approve, suspend or cancel this subscription"
     SITE_CONFIGURE = "change the storage, links or downtimes of this site"
@@ -124,7 +126,9 @@ POLICY: Mapping[Action, Rule] = {
     Action.REQUEST_DECIDE: _by(Role.PRODUCTION, Role.OPERATOR),
     Action.DATASET_IMPORT: _by(Role.PRODUCTION, Role.OPERATOR),
     Action.DATASET_CHANGE: _by(Role.PRODUCTION, Role.OPERATOR),
-    Action.DATASET_DELETE: _by(Role.PRODUCTION, Role.OPERATOR),
+    Action.DELETE: _by(Role.USER, Role.PRODUCTION, Role.SITE_ADMIN, Role.OPERATOR),
+    Action.DELETION_DECIDE: _by(Role.PRODUCTION, Role.SITE_ADMIN, Role.OPERATOR),
+    Action.DELETION_UNDO: _by(Role.PRODUCTION, Role.SITE_ADMIN, Role.OPERATOR, owner=True),
     Action.SUBSCRIBE: _by(Role.USER, Role.PRODUCTION, Role.SITE_ADMIN, Role.OPERATOR),
     Action.SUBSCRIPTION_DECIDE: _by(Role.SITE_ADMIN, Role.OPERATOR, owner=True),
     Action.SITE_CONFIGURE: _by(Role.SITE_ADMIN, Role.OPERATOR),

@@ -161,6 +161,14 @@ class Subscription(Section):
     )
 
 
+class Repair(Section):
+    """Files that are missing or bad."""
+
+    lost_after_s: Seconds = Field(
+        default=10_800, description="a file without a good copy for so long is declared lost"
+    )
+
+
 class Api(Section):
     """The REST API and the live page."""
 
@@ -190,6 +198,7 @@ class Settings(BaseSettings):
     transfer: Transfer = Transfer()
     deletion: Deletion = Deletion()
     subscription: Subscription = Subscription()
+    repair: Repair = Repair()
     api: Api = Api()
     log: Log = Log()
 

@@ -14,6 +14,7 @@ from gridapp.insights import agents as agent_rows
 from gridapp.insights import (
     blocks,
     datasets,
+    deletions,
     deliveries,
     files,
     finding,
@@ -164,6 +165,18 @@ def list_subscriptions(request: Request, limit: Limit = 100) -> Response:
 def show_subscription(request: Request, subscription_id: Key) -> Response:
     """One subscription, block by block."""
     return _answer(request, deliveries.subscription, subscription_id)
+
+
+@v1.get("/deletions", dependencies=[reader])
+def list_deletions(request: Request, state: Text = None, limit: Limit = 100) -> Response:
+    """Deletions asked for and under way, newest first; in a state, also those that have ended."""
+    return _answer(request, deletions.deletions, limit, state)
+
+
+@v1.get("/deletions/{deletion_id}", dependencies=[reader])
+def show_deletion(request: Request, deletion_id: Key, limit: Limit = 100) -> Response:
+    """All that was asked for with one deletion, replica by replica."""
+    return _answer(request, deletions.deletion, deletion_id, limit)
 
 
 @v1.get("/transfers", dependencies=[reader])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gridapp.bench import (
+    data_delete,
     data_locate,
     data_register,
     data_route,
@@ -73,6 +74,7 @@ BENCHES: Mapping[str, Sequence[Case]] = {
     "route": (Case("route", data_route.route),),
     "subscribe": (Case("subscribe", data_subscribe.subscribe),),
     "fabric": (Case("fabric", fabric.fabric),),
+    "delete": (Case("delete", data_delete.delete),),
     "tfc": (Case("tfc", data_tfc.chain), Case("pfns", data_tfc.pfns)),
 }
 

@@ -115,6 +115,10 @@ HELP = {
 
     fabric: files arrived a second, of so many in all, by a fake tool against 6,000. beside_phedex: the same
     against the 280/s of its own test with 6,600,000. hops: links each has come by, against the fewest.""",
+    "delete": """Deleting replicas: asked and approved, begun when due, removed; 1,000 a commit.
+
+    delete: the guard of each, states, counters and events against raw statements for the same rows, which
+    neither read nor judge; at most 200,000 replicas, each one of two of its block.""",
     "tfc": """From LFN to PFN by Trivial File Catalogs.
 
     tfc: a chain of three protocols, name by name, against regular expressions written by hand. vs_wmcore: the

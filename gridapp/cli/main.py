@@ -48,6 +48,8 @@ COMMANDS = {
     "subscription": Entry(
         "subscriptions:subscription", "Subscriptions: standing wishes for datasets and blocks."
     ),
+    "delete": Entry("deletions:delete", "Delete the replicas of a dataset or block at a storage element."),
+    "deletion": Entry("deletions:deletion", "Deletions: replicas that somebody wants away."),
     "transfer": Entry("transfers:transfer", "Transfers: one file, one hop."),
     "link": Entry("links:link", "Links between storage elements."),
     "site": Entry("sites:site", "Sites and their storage."),

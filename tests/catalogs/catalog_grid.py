@@ -13,7 +13,8 @@ from sqlalchemy import Connection, event
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
-from catalogs.replicas import Begin, Kept
+from catalogs.guard import Kept
+from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block
 from gridcore.db import Database, lock_rows, outbox

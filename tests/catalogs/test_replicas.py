@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from catalogs import bookkeeping, exceptions, replicas
 from catalogs.exceptions import FileFault
-from catalogs.replicas import Begin, Kept, ReplicaRow, refusal
+from catalogs.guard import Kept, refusal
+from catalogs.replicas import Begin, ReplicaRow
 from catalogs.states import ReplicaState
 from gridcore.errors import Conflict, NotFound
 

@@ -18,13 +18,14 @@ from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
 from datamgmt import allocating, deletion, removal, subscriptions
-from datamgmt.deletion import Asker, Due, Terms
+from datamgmt.deletion import Asker, Due
 from datamgmt.deletion_states import DeletionState
+from datamgmt.hindrances import Terms
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
 from datamgmt.tables import deletion as deletion_table
 from gridcore.db import Database
-from gridcore.errors import Conflict, NotFound
+from gridcore.errors import NotFound
 
 DAY = timedelta(days=1)
 LATER = timedelta(minutes=10)
@@ -55,7 +56,7 @@ def ask(grid: DataGrid, name: str, by: Asker = ADMIN, **options: Any) -> int | R
     place = 1, grid.ids[name]
     options = {"undelete": DAY, **options}
     asked = grid.do(lambda conn, now: deletion.ask_all(conn, [key], [place], by, now, **options))
-    return asked.refused[place] if place in asked.refused else asked.ids[place]  # type: ignore[no-any-return]
+    return asked.refused[place][0] if place in asked.refused else asked.ids[place]  # type: ignore[no-any-return]
 
 
 def carry_out(grid: DataGrid) -> Due:
@@ -85,16 +86,6 @@ def test_all_but_the_last_replica_may_go(grid: DataGrid) -> None:
     grid.check()
 
 
-def test_what_is_refused_by_itself_is_told_as_an_error(grid: DataGrid) -> None:
-    def alone(name: str) -> int:
-        key, se_id = grid.keys.one("deletion"), grid.ids[name]
-        return grid.do(lambda conn, now: deletion.ask(conn, key, 1, se_id, ADMIN, now, undelete=DAY))  # type: ignore[no-any-return]
-
-    assert alone("A") > 0
-    with pytest.raises(Conflict, match="no such replica"):
-        alone("D")
-
-
 def test_without_the_right_it_waits_for_a_word(grid: DataGrid) -> None:
     first, second = ask(grid, "A", ANNA), ask(grid, "B", ANNA)
     assert states(grid) == [(DeletionState.ASKED, None)] * 2
@@ -114,7 +105,7 @@ def test_approval_is_judged_anew(grid: DataGrid) -> None:
         ask(grid, name)
     assert states(grid)[1][0] == states(grid)[2][0] == DeletionState.APPROVED
     told = grid.do(lambda conn, now: deletion.approve(conn, [waiting], "admin", now, undelete=DAY))
-    assert told.refused == {waiting: Reason.LAST_REPLICA}
+    assert told.refused == {waiting: (Reason.LAST_REPLICA, {"se": grid.ids["A"]})}
     assert states(grid)[0][0] == DeletionState.ASKED
 
 
