@@ -1,4 +1,4 @@
-"""What the pages of the data half show: deliveries by group, the quality of links, errors, deletions.
+"""What the pages of the data half show: deliveries by group, the quality of links, deletions.
 
 Each question is bounded: a page of rows by key, counters instead of what they count, and of many wanted
 replicas the first ones.
@@ -17,8 +17,7 @@ from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, dataset, holding, link, se
 from datamgmt.deletion_states import MEANING, DeletionState
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, deletion, link_bin, subscription, transfer_error
-from datamgmt.tools.base import ErrorClass
+from datamgmt.tables import block_dest, deletion, link_bin, subscription
 from gridapp.insights.deliveries import sentence
 from gridapp.insights.topology import se_names
 from gridapp.insights.values import KEY_MAX, iso, plain, record
@@ -27,9 +26,8 @@ from gridcore.db.idlists import within
 
 #: Rows of a page, and wanted replicas looked at for what they wait for.
 PAGE, WAITING = 40, 20_000
-#: Over which the quality of links is told, and errors shown.
+#: Over which the quality of links is told.
 LOOK_BACK = timedelta(hours=24)
-ERRORS = 60
 
 _N = bindparam("n", type_=Integer)
 _BEFORE = bindparam("before", type_=BigInteger)
@@ -220,15 +218,6 @@ QUALITY = (
     )
     .group_by(link.c.src_se_id, link.c.dst_se_id)
 )
-_SRC, _DST = se.alias("src_se"), se.alias("dst_se")
-LAST_ERRORS = (
-    select(transfer_error, _SRC.c.name.label("src"), _DST.c.name.label("dst"))
-    .join_from(transfer_error, link, link.c.id == transfer_error.c.link_id)
-    .join(_SRC, _SRC.c.id == link.c.src_se_id)
-    .join(_DST, _DST.c.id == link.c.dst_se_id)
-    .order_by(transfer_error.c.last_at.desc(), transfer_error.c.link_id, transfer_error.c.error_class)
-    .limit(_N)
-)
 
 
 def quality(conn: Connection, now: datetime, look_back: timedelta = LOOK_BACK) -> dict[str, Any]:
@@ -260,20 +249,6 @@ def _good(good: int, bad: int) -> float:
     if not good or not bad:
         return 100.0 if good else 0.0
     return min(max(round(100 * good / (good + bad), 1), 0.1), 99.9)
-
-
-def errors(conn: Connection, limit: int = ERRORS) -> list[dict[str, Any]]:
-    """The last errors by link and class, newest first, with whose they are and what that owner should do."""
-    return [_error(row) for row in conn.execute(LAST_ERRORS, {"n": limit})]
-
-
-def _error(row: Any) -> dict[str, Any]:
-    known = row.error_class in tuple(ErrorClass)
-    return {
-        **record(row, "src", "dst", "error_class", "n", "first_at", "last_at", "sample"),
-        "owner": ErrorClass(row.error_class).owner.value if known else None,
-        "hint": ErrorClass(row.error_class).hint if known else None,
-    }
 
 
 # --- deletions ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from datamgmt.deletion_states import DeletionState
 from gridapp.api.policy import reader
 from gridapp.api.routes import NAME_MAX, ask
 from gridapp.insights import blocks, dashboards, datasets, finding, spaces, topology
+from gridapp.insights import transfers as transfer_rows
 from gridapp.insights.values import KEY_MAX, iso, state_of
 from gridapp.web.rendering import is_fragment, page
 from gridcore.db import dbnow
@@ -20,7 +21,7 @@ from gridcore.errors import UsageError
 from gridcore.selectors import LENGTH_MAX
 
 #: Rows of a page; links listed, trouble and traffic first.
-PAGE, LINKS_SHOWN = 50, 300
+PAGE, LINKS_SHOWN, ERRORS_SHOWN = 50, 300, 60
 #: After how many seconds a page is refreshed: what changes slowly less often.
 OFTEN_S = 5
 REFRESHED = {"datasets": 60, "dataset": 20, "deletions": 20, "sites": 10}
@@ -97,7 +98,7 @@ def transfers(request: Request) -> Response:
             "at": iso(now),
             "quality": dashboards.quality(conn, now),
             "links": by_need(topology.links(conn)),
-            "errors": dashboards.errors(conn),
+            "errors": last(transfer_rows.errors(conn)),
         }
 
     return _shown(request, "transfers", "transfers", **ask(request, question))
@@ -139,6 +140,11 @@ def deletions(
     return _shown(
         request, "deletions", "deletions", seen=seen, state=only.value if only else None, states=DeletionState
     )
+
+
+def last(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest errors by link and class. Pure."""
+    return sorted(errors, key=lambda one: one["last_at"], reverse=True)[:ERRORS_SHOWN]
 
 
 def by_need(links: list[dict[str, Any]]) -> list[dict[str, Any]]:
