@@ -96,7 +96,7 @@ _TEXTS: Mapping[Reason, _Text] = {
     Reason.NO_SOURCE: _Text(
         "no storage element holds it complete[, {n} files are lost]",
         "whoever produces or restores it",
-        "tierflow block where {block}",
+        "tierflow block show {block}",
         basis=-6,
     ),
     Reason.SOURCE_EXCEPTED: _Text(
@@ -253,7 +253,7 @@ _TEXTS: Mapping[Reason, _Text] = {
     Reason.LAST_REPLICA: _Text(
         "it is the last complete replica of its block",
         "whoever wants it away",
-        "tierflow block where {block}",
+        "tierflow block show {block}",
     ),
     Reason.LAST_CUSTODIAL: _Text(
         "it is the last custodial replica: the one kept to preserve the data",
@@ -261,7 +261,7 @@ _TEXTS: Mapping[Reason, _Text] = {
         "tierflow delete {block} {se} --custodial-too",
     ),
     Reason.LAST_OF_FILES: _Text(
-        "[{n} ]files have their only good copy there", "whoever wants it away", "tierflow block where {block}"
+        "[{n} ]files have their only good copy there", "whoever wants it away", "tierflow block show {block}"
     ),
     Reason.SOURCE_IN_USE: _Text(
         "files are being copied from it to [{dst}, ]another storage element",

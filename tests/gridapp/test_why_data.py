@@ -146,12 +146,6 @@ def exhausted(story: Story) -> str:
     return sub(source_missing(story))
 
 
-def hop_excluded(story: Story) -> str:
-    key = source_missing(story)
-    story.cycles("router")
-    return sub(key)
-
-
 def tfc_no_pfn(story: Story) -> str:
     key = story.planned("AB", files=1)
     rule = {"protocol": "direct", "path-match": "/store/elsewhere/(.*)", "result": "/grid/B/$1"}
@@ -159,6 +153,12 @@ def tfc_no_pfn(story: Story) -> str:
     _change_se(story, tfc=text)
     story.cycles("transfer_agent")
     return sub(key)
+
+
+def hop_excluded(story: Story) -> str:
+    what = tfc_no_pfn(story)
+    story.cycles("router")
+    return what
 
 
 def destination_silent(story: Story) -> str:
