@@ -68,7 +68,7 @@ class Story:
         window = timedelta(seconds=undelete_s)
         by = Asker("anna", "physics", decides)
         where = block_id, self.grid.ids[at]
-        self.grid.do(lambda conn, now: deletion.ask(conn, key, *where, by, now, undelete=window))
+        self.grid.do(lambda conn, now: deletion.ask_all(conn, [key], [where], by, now, undelete=window))
         return f"del:{key}"
 
     def carry_out(self) -> None:
