@@ -42,14 +42,14 @@ def document() -> str:
 
 
 def _verbs(ctx: click.Context) -> Iterator[click.Context]:
-    """The context of the command itself, or of each verb of a noun."""
+    """The context of the command itself, or of each verb of a noun, at any depth."""
     if not isinstance(ctx.command, click.Group):
         yield ctx
         return
     for name in ctx.command.list_commands(ctx):
         verb = ctx.command.get_command(ctx, name)
         assert verb is not None
-        yield click.Context(verb, info_name=name, parent=ctx)
+        yield from _verbs(click.Context(verb, info_name=name, parent=ctx))
 
 
 def _section(ctx: click.Context) -> str:

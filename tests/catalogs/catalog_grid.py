@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
@@ -149,18 +149,14 @@ def at_once(n: int, act: Callable[[int], T]) -> list[T]:
 
 def plans(grid: Grid, act: Callable[..., object], *args: Any) -> str:
     """What SQLite does for the statements of a read, one step a line; lists given as one bind apart."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(conn: Any, cursor: Any, sql: str, binds: Any, context: Any, many: bool) -> None:
-        seen.append((sql, binds))
+    seen: list[str] = []
 
     def explain(conn: Connection) -> Sequence[str]:
-        event.listen(conn, "before_cursor_execute", note)
+        driver: Any = conn.connection.driver_connection
+        driver.set_trace_callback(seen.append)
         act(conn, *args)
-        event.remove(conn, "before_cursor_execute", note)
-        rows = [
-            row for sql, binds in seen for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", binds)
-        ]
+        driver.set_trace_callback(None)
+        rows = [row for sql in seen for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
         return [row.detail for row in rows if "json_each" not in row.detail]
 
     return "\n".join(grid.read(explain))

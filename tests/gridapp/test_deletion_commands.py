@@ -88,7 +88,7 @@ def test_what_must_stay_is_told_at_once(grid: Path, shelf: Shelf) -> None:
     refused = run(grid, "delete", DATASET, SE)
     assert refused.exit_code == 1
     assert "1 block: it is the last complete replica of its block" in refused.stderr
-    assert "tierflow block where" in refused.stderr
+    assert "tierflow block show" in refused.stderr
     (name,) = shelf.read(lambda conn: conn.exec_driver_sql("SELECT name FROM block").one())
     looked = answer(grid, "delete", name, SE, "--dry-run")
     assert looked["removed"]["blocks"] == 0
