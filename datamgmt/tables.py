@@ -40,6 +40,8 @@ subscription = Table(
     key("block_id", server_default="0"),
     #: Other copies are let go once this one is complete.
     flag("move"),
+    #: Of a move: the one SE whose copies are let go; null for all others nobody asks for.
+    key("move_from_se_id", nullable=True),
     #: For the blocks there were when it was made, no later ones.
     flag("static"),
     #: For blocks made after this moment only.

@@ -143,6 +143,7 @@ def widen_subscription() -> None:
     added: list[sa.Column[Any]] = [
         sa.Column("block_id", KEY, autoincrement=False, server_default="0", nullable=False),
         flag("move"),
+        key("move_from_se_id", nullable=True),
         flag("static"),
         moment("fill_after"),
         moment("suspended_until"),
