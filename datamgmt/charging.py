@@ -88,7 +88,7 @@ MISCOUNTED = (
 LIMITS = select(quota.c.owner, quota.c.limit_value).where(names_within(quota.c.owner))
 
 USED_IS_HELD = Invariant(
-    "space_quota_used",
+    "space quotas",
     "what is used of a group's quota at a site is what its replicas are charged and its wishes reserve",
     MISCOUNTED,
 )

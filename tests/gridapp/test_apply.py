@@ -137,6 +137,7 @@ def test_transit_space_and_retry_rules_follow_the_files(
     assert change.detail == "transit_bytes: 50 -> 70"
     with database.snapshot() as conn:
         assert quotas.free(conn)["transit:T0_CH_Oak_Disk"] == 20
+    assert database.transaction(lambda conn: quotas.give_back(conn, "transit:T0_CH_Oak_Disk", 50))
     rule = '[[retry]]\nerror_class = "lost"\nmax_retries = 1\n\n[[share]]'
     with_rule = edited("[[share]]", rule)
     assert told(put(database, with_rule))[-1] == ("add", "retry", "lost")

@@ -120,12 +120,12 @@ def test_reservation_race_never_exceeds_the_limit(database: Database) -> None:
 
 
 def test_takers_of_the_most_share_what_there_is(database: Database) -> None:
-    row = {"id": 1, "owner": "space:T1:heavy", "limit_value": 1000, "used_value": 30}
+    row = {"id": 1, "owner": "pilots:T1:heavy", "limit_value": 1000, "used_value": 30}
     database.transaction(lambda conn: insert_rows(conn, quota, [row]))
     sizes = [40, 0, 9, 11]
 
     def writer(_: int) -> int:
-        n = database.transaction(lambda conn: quotas.take_most(conn, "space:T1:heavy", sizes))
+        n = database.transaction(lambda conn: quotas.take_most(conn, "pilots:T1:heavy", sizes))
         return sum(sizes[:n])
 
     taken = sum(at_once(20, writer))  # type: ignore[arg-type]
