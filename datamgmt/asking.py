@@ -28,7 +28,8 @@ class Order:
     """What somebody asks for: a dataset at an SE, or with `block_id` one block of it.
 
     static: only what there is now; fill_after: only blocks made after it; suspended_until: nothing is moved
-    before; move: other copies are let go once all has arrived. `ask_id` is the client's.
+    before; move: other copies are let go once all has arrived, with `move_from` the ones of that SE alone.
+    `ask_id` is the client's.
     """
 
     dataset_id: int
@@ -39,6 +40,7 @@ class Order:
     custodial: bool = False
     priority: int = 0
     move: bool = False
+    move_from: int | None = None
     static: bool = False
     fill_after: datetime | None = None
     suspended_until: datetime | None = None
@@ -58,6 +60,7 @@ _FRESH = (
     "created_at",
     "updated_at",
     "move",
+    "move_from_se_id",
     "static",
     "fill_after",
     "suspended_until",
@@ -85,7 +88,7 @@ def subscribe(conn: Connection, key: int, order: Order, now: datetime, decided_b
     """Have a live subscription, or one that is ASKED where nobody has decided; its id, `key` where it is new.
 
     One that is there gets more as asked, never less; an ended one begins anew. Raises Denied for more of what
-    was decided without a decision.
+    was decided without a decision, Conflict for a move from elsewhere than the one under way.
     """
     bookkeeping.unsettle(conn, [order.dataset_id])
     old = _old(conn, order)
@@ -136,6 +139,7 @@ def _fresh(key: int, order: Order, now: datetime, decided_by: str | None) -> dic
         "created_at": now,
         "updated_at": now,
         "move": int(order.move),
+        "move_from_se_id": order.move_from if order.move else None,
         "static": int(order.static),
         "fill_after": order.fill_after,
         "suspended_until": order.suspended_until,
@@ -174,13 +178,28 @@ def _more(old: SubscriptionRow, order: Order) -> dict[str, Any]:
         more["custodial"] = 1
     if order.priority > old.priority:
         more["priority"] = order.priority
-    if order.move and not old.move:
-        more["move"] = 1
+    more |= _more_moved(old, order)
     if old.static and not order.static:
         more["static"] = 0
     if old.fill_after is not None and (order.fill_after is None or order.fill_after < old.fill_after):
         more["fill_after"] = order.fill_after
     return more
+
+
+def _more_moved(old: SubscriptionRow, order: Order) -> dict[str, Any]:
+    """From nowhere to one SE to everywhere; to another SE it is another move."""
+    if not order.move:
+        return {}
+    if not old.move:
+        return {"move": 1, "move_from_se_id": order.move_from}
+    if old.move_from_se_id in (None, order.move_from):
+        return {}
+    if order.move_from is not None:
+        raise Conflict(
+            f"subscription {old.id} moves it from elsewhere, and that is not over",
+            hint=f"tierflow subscription show {old.id}",
+        )
+    return {"move_from_se_id": None}
 
 
 # --- decided and changed -----------------------------------------------------------------------------
@@ -210,16 +229,18 @@ def change(
     conn: Connection, subscription_id: int, values: Mapping[str, Any], actor: str, now: datetime
 ) -> list[str]:
     """Give columns of a subscription other values: custodial, priority, move, static, fill_after, acct_group,
-    comments; which of them changed. Raises NotFound, Conflict for one that has ended."""
+    comments; which of them changed. A move is from everywhere then. Raises NotFound, Conflict for one that
+    has ended."""
     bookkeeping.unsettle(conn, [one(conn, subscription_id).dataset_id])
     row = one(conn, subscription_id)
     if row.state in _ENDED:
         raise Conflict(f"subscription {row.id} has ended", hint="subscribe again")
     held = {"acct_group": row.group, **{name: getattr(row, name) for name in _CHANGEABLE}}
-    return _put(conn, row, {name: v for name, v in values.items() if held[name] != v}, actor, now)
+    put = {**values, "move_from_se_id": None} if "move" in values else values
+    return _put(conn, row, {name: v for name, v in put.items() if held[name] != v}, actor, now)
 
 
-_CHANGEABLE = ("custodial", "priority", "move", "static", "fill_after", "comments")
+_CHANGEABLE = ("custodial", "priority", "move", "move_from_se_id", "static", "fill_after", "comments")
 
 
 def _put(

@@ -2,7 +2,7 @@
 
 A move is over when its subscription is COMPLETE, nothing new can come, and the time of grace has passed. What
 anybody asks for stays where it is, and so do custodial copies and those on tape or at a Tier-0; the guard of
-deletions keeps the last good copy whatever is asked.
+deletions keeps the last good copy whatever is asked. A move from one SE lets go of the copies there alone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or_, select, update
 
 from catalogs import bookkeeping, replicas
+from catalogs.replicas import ReplicaRow
 from catalogs.states import BlockState, DatasetState, ReplicaState
-from catalogs.tables import block, dataset, se, site
+from catalogs.tables import block, block_replica, dataset, se, site
 from datamgmt import deletion, subscriptions
 from datamgmt.allocation import ClosedBlock, ReplicaKey, Subscription, movable
 from datamgmt.deletion import Asker
@@ -31,6 +32,16 @@ SLICE = 500
 TAPE = "tape"
 #: Whether somebody, by name, decides what goes from a site, by its name, for a group.
 Decides = Callable[[str, str, str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Blocks of which an SE has a complete copy, how many of these copies are custodial, and the subscription
+    that asks for all of them there."""
+
+    blocks: int = 0
+    custodial: int = 0
+    subscription_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,41 @@ ASKERS = select(subscription).where(
     subscription.c.dataset_id == bindparam("on_dataset"), subscription.c.state.in_(WANTING)
 )
 PLACES = select(se.c.id, se.c.kind, site.c.name, site.c.tier).join_from(se, site, site.c.id == se.c.site_id)
-END = update(subscription).where(subscription.c.id == bindparam("row_id")).values(move=0)
+END = (
+    update(subscription).where(subscription.c.id == bindparam("row_id")).values(move=0, move_from_se_id=None)
+)
+_ON_BLOCK = bindparam("on_block", type_=BigInteger)
+HELD = (
+    select(
+        func.count().label("blocks"), func.coalesce(func.sum(block_replica.c.custodial), 0).label("custodial")
+    )
+    .join_from(block_replica, block, block.c.id == block_replica.c.block_id)
+    .where(block.c.dataset_id == bindparam("on_dataset"), or_(_ON_BLOCK == 0, block.c.id == _ON_BLOCK))
+    .where(block_replica.c.se_id == bindparam("on_se"), block_replica.c.state == ReplicaState.COMPLETE)
+    .where(block_replica.c.transit == 0)
+)
+
+
+def staying(conn: Connection) -> dict[int, str]:
+    """{SE: why a move lets nothing go there}."""
+    return {
+        one.id: "it is tape" if one.kind == TAPE else f"it is at {one.name}, a Tier-0"
+        for one in conn.execute(PLACES)
+        if one.kind == TAPE or one.tier == 0
+    }
+
+
+def held_at(conn: Connection, dataset_id: int, block_id: int, se_id: int) -> Held:
+    """What a move of the dataset, or of one block of it (0: all), finds at an SE."""
+    on = {"on_dataset": dataset_id, "on_block": block_id, "on_se": se_id}
+    row = conn.execute(HELD, on).one()
+    wanting = (one for one in conn.execute(ASKERS, {"on_dataset": dataset_id}) if one.se_id == se_id)
+    whole = (one.id for one in wanting if one.block_id in (0, block_id) and _all_of_it(one))
+    return Held(blocks=row.blocks, custodial=int(row.custodial), subscription_id=min(whole, default=None))
+
+
+def _all_of_it(row: Any) -> bool:
+    return not row.static and row.fill_after is None
 
 
 def over(conn: Connection, now: datetime, grace: timedelta) -> list[int]:
@@ -83,10 +128,16 @@ def sources(conn: Connection, subscription_id: int, after: ReplicaKey = (0, 0)) 
     ]
     held = replicas.replicas(conn, [one.id for one in blocks if mine.covers(one)])
     copies = [one for rows in held.values() for one in rows if one.state is ReplicaState.COMPLETE]
-    staying = {one.id for one in conn.execute(PLACES) if one.kind == TAPE or one.tier == 0}
-    kept = {one.key for one in copies if one.custodial or one.delete_at is not None or one.se_id in staying}
+    places = staying(conn)
+    kept = {one.key for one in copies if stays(one, places)}
     found = movable(mine, blocks, askers, {one.key for one in copies}, kept)
-    return [key for key in found if key > after][:SLICE]
+    return [key for key in found if key > after and row.move_from_se_id in (None, key[1])][:SLICE]
+
+
+def stays(one: ReplicaRow, places: Collection[int]) -> bool:
+    """Whether a move leaves a copy alone: custodial ones, those on their way through or away already, and all
+    at these places. Pure."""
+    return one.custodial or one.transit or one.delete_at is not None or one.se_id in places
 
 
 def _asker(row: Any) -> Subscription:

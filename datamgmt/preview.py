@@ -19,7 +19,7 @@ from catalogs.bookkeeping import BlockRow
 from catalogs.replicas import ReplicaRow
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block
-from datamgmt import destinations, hops, leaving, linkstates, rooms
+from datamgmt import destinations, hops, leaving, linkstates, moving, rooms
 from datamgmt.eta import LOOKS, Quantiles, measured
 from datamgmt.linkstates import BIN, LinkView, Load, Policies
 from datamgmt.planning import BlockDest
@@ -155,16 +155,16 @@ def move(
     *,
     group: str | None = None,
 ) -> Preview:
-    """What it takes to have the subject at `to_se`, and what would then go from the others, or from all that
-    nobody else asks for where none is named."""
+    """What it takes to have the subject at `to_se`, and what would then go from `from_ses`, or where none is
+    named from everywhere."""
     brought = delivery(conn, subject, [to_se], now, policies, group=group)
     blocks = _closed(conn, subject)
     held = replicas.replicas(conn, [one.id for one in blocks])
     arrived = {key: [*_without(rows, to_se), _arrived(key, to_se, now)] for key, rows in held.items()}
     left = set(from_ses) or {one.se_id for rows in held.values() for one in rows}
-    mine = [one for rows in held.values() for one in rows if one.se_id in left - {to_se}]
-    if not from_ses:
-        mine = [one for one in mine if not one.custodial and not one.transit]
+    others = [one for rows in held.values() for one in rows if one.se_id in left - {to_se}]
+    places = moving.staying(conn)
+    mine = [one for one in others if not moving.stays(one, places)]
     gone = _removal(conn, blocks, arrived, mine, custodial_too=False)
     return replace(
         brought,

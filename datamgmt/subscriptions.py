@@ -29,7 +29,8 @@ class SubscriptionRow:
     """A subscription and the last word on it: `code` and `params` as `reasons.render` takes them.
 
     `block` is the name of the one block it is for, None for the whole dataset; of that only what there was
-    when it was made, if `static`, and only what was made after `fill_after`.
+    when it was made, if `static`, and only what was made after `fill_after`. `move_from_se_id`: where alone a
+    move lets copies go, None for everywhere.
     """
 
     id: int
@@ -43,6 +44,7 @@ class SubscriptionRow:
     custodial: bool
     priority: int
     move: bool
+    move_from_se_id: int | None
     static: bool
     fill_after: datetime | None
     suspended_until: datetime | None
@@ -261,6 +263,7 @@ _PLAIN = (
     "block",
     "state",
     "priority",
+    "move_from_se_id",
     "fill_after",
     "suspended_until",
     "requester",

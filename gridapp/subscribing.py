@@ -27,11 +27,12 @@ from gridcore.identity import Action, Principal, Subject
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """How something is to be had at a storage element; see `datamgmt.asking.Order`. `ask` leaves the decision
-    to others even where the asker could decide."""
+    to others even where the asker could decide; `source` is the one SE a move is from."""
 
     custodial: bool = False
     priority: int = 0
     move: bool = False
+    source: StorageElement | None = None
     static: bool = False
     since: datetime | None = None
     until: datetime | None = None
@@ -113,6 +114,7 @@ def _order(named: _Named, actor: Principal, paying: str, terms: Terms) -> Order:
         custodial=terms.custodial,
         priority=terms.priority,
         move=terms.move,
+        move_from=terms.source.id if terms.source else None,
         static=terms.static,
         fill_after=terms.since,
         suspended_until=terms.until,
@@ -125,7 +127,11 @@ def _preview(context: Context, order: Order) -> dict[str, Any]:
     subject = preview.Subject(order.dataset_id, order.block_id)
     policies, now = linkstates.policies(context.settings), context.clock.now()
     with context.database.snapshot() as conn:
-        found = preview.delivery(conn, subject, [order.se_id], now, policies, group=order.group)
+        if order.move:
+            left = [] if order.move_from is None else [order.move_from]
+            found = preview.move(conn, subject, left, order.se_id, now, policies, group=order.group)
+        else:
+            found = preview.delivery(conn, subject, [order.se_id], now, policies, group=order.group)
         names = {one.id: one.name for one in sites.storage_elements(conn)}
     return previews.preview(found, names)
 
@@ -246,7 +252,12 @@ def amend(
     return _after(context, subscription_id, changed=[_FACES.get(name, name) for name in changed])
 
 
-_FACES = {"fill_after": "since", "comments": "comment", "acct_group": "group"}
+_FACES = {
+    "fill_after": "since",
+    "comments": "comment",
+    "acct_group": "group",
+    "move_from_se_id": "from",
+}
 
 
 def _as_column(value: Any) -> Any:

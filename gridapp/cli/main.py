@@ -45,6 +45,9 @@ COMMANDS = {
     "subscribe": Entry(
         "subscriptions:subscribe", "Have a dataset, or one block, at a storage element, now and as it grows."
     ),
+    "move": Entry(
+        "subscriptions:move", "Have a dataset, or one block, at TO, and once all is there no longer at FROM."
+    ),
     "subscription": Entry(
         "subscriptions:subscription", "Subscriptions: standing wishes for datasets and blocks."
     ),

@@ -62,11 +62,44 @@ def subscribe(place: Place, /, subject: str, se: str, dry_run: bool, **terms: An
     with place.acting() as (_, context, actor):
         given = subscribing.Terms(**terms)
         made = subscribing.subscribe(context, subject, se, actor, given, dry_run=dry_run)
+    _say(made, dry_run)
+    return made
+
+
+@click.command("move", cls=Verb)
+@click.argument("subject")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
+@click.option("--group", help="The group it is for, whose quota it takes; default: your first.")
+@click.option("--static", is_flag=True, help="What there is now; no block that is made later.")
+@comment_option
+@click.option("--ask-id", help="Your own id of what you ask for at once; it may be decided at once.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be copied, and what would go.")
+@shown()
+@click.pass_obj
+def move(place: Place, /, subject: str, source: str, target: str, dry_run: bool, **terms: Any) -> Record:
+    """Have a dataset, or one block, at TO, and once all is there no longer at FROM.
+
+    Other copies stay, and so does at FROM what is custodial or asked for there by then. Nothing goes while
+    blocks may still come, unless --static. The same order again changes nothing.
+    """
+    from gridapp import moving
+    from gridapp.subscribing import Terms
+
+    with place.acting() as (_, context, actor):
+        made = moving.move(context, subject, source, target, actor, Terms(**terms), dry_run=dry_run)
+    for line in made["stays"]:
+        output.say(line)
+    _say(made, dry_run)
+    return made
+
+
+def _say(made: Record, dry_run: bool) -> None:
     if dry_run:
         output.say("nothing was written")
     elif made["state"] == "ASKED":
         output.say(f"it waits for somebody who decides there: tierflow subscription approve {made['ask_id']}")
-    return made
 
 
 @click.group(cls=Noun)

@@ -187,6 +187,7 @@ def _subscription(row: Any, progress: Any, arriving: Any, names: Mapping[int, st
         **record(row, *_SHOWN),
         "group": row.acct_group,
         **{name: bool(row._mapping[name]) for name in ("custodial", "move", "static")},
+        "move_from": names.get(row.move_from_se_id),
         "since": plain(row.fill_after),
         "until": plain(row.suspended_until),
         "comment": row.comments,
