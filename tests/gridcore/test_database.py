@@ -106,11 +106,11 @@ def test_dbnow_is_aware_and_close_to_ours(database: Database) -> None:
 
 
 def test_reservation_race_never_exceeds_the_limit(database: Database) -> None:
-    row = {"id": 1, "owner": "transit:T1", "limit_value": 100, "used_value": 0}
+    row = {"id": 1, "owner": "pilots:T1", "limit_value": 100, "used_value": 0}
     database.transaction(lambda conn: insert_rows(conn, quota, [row]))
 
     def writer(_: int) -> int:
-        return sum(database.transaction(lambda conn: quotas.take(conn, "transit:T1", 7)) for _ in range(3))
+        return sum(database.transaction(lambda conn: quotas.take(conn, "pilots:T1", 7)) for _ in range(3))
 
     granted = sum(at_once(20, writer))  # type: ignore[arg-type]
     with database.snapshot() as conn:
