@@ -256,7 +256,8 @@ def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
     seen = _rows(conn, ids)
     if not seen:
         return Due()
-    _unsettle(conn, [row.block_id for row in seen if row.subscribed_too])
+    # Who subscribes there meanwhile comes before, and is seen, or after, and allocation looks again.
+    _unsettle(conn, [row.block_id for row in seen])
     lock_rows(conn, block, {row.block_id for row in seen})
     rows = [row for row in _rows(conn, ids) if row.state is _S.APPROVED and row.due_at and row.due_at <= now]
     busy = sources_in_use(conn, [row.block_id for row in rows])
@@ -274,9 +275,8 @@ def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
 
 def _unsettle(conn: Connection, block_ids: Collection[int]) -> None:
     """Have allocation look at the blocks' datasets, whose locks come before the blocks'."""
-    if block_ids:
-        found = bookkeeping.blocks_by_id(conn, block_ids)
-        bookkeeping.unsettle(conn, {one.dataset_id for one in found.values()})
+    found = bookkeeping.blocks_by_id(conn, block_ids)
+    bookkeeping.unsettle(conn, {one.dataset_id for one in found.values()})
 
 
 def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime, until: datetime) -> None:

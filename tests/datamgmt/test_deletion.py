@@ -220,6 +220,15 @@ def test_a_subscription_in_the_meantime_wins(grid: DataGrid) -> None:
     assert grid.rows(select(block_replica.c.delete_at).distinct()) == [(None,)]
 
 
+def test_allocation_looks_again_at_what_goes(grid: DataGrid) -> None:
+    """Who subscribes while it is judged is not seen by the judge, and finds the copy still complete."""
+    ask(grid, "B", undelete=timedelta())
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
+    assert grid.do(lambda conn, _: allocating.unsettled(conn, 9)) == []
+    assert carry_out(grid) == Due(begun=1)
+    assert grid.do(lambda conn, _: allocating.unsettled(conn, 9)) == [grid.dataset_id]
+
+
 def test_the_last_custodial_replica_stays_unless_told(grid: DataGrid) -> None:
     custody = {(1, grid.ids[name]): True for name in "AC"}
     grid.do(lambda conn, _: replicas.set_custodial_all(conn, custody))
