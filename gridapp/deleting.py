@@ -32,6 +32,8 @@ from gridcore.identity import Action, Principal, Subject
 
 #: Replicas of one transaction.
 SLICE = 1000
+#: Characters of a comment and of an ask id.
+COMMENT_MAX, ASK_ID_MAX = 500, 36
 
 _ON_BLOCK = bindparam("on_block", type_=Integer)
 HERE = (
@@ -90,6 +92,9 @@ def delete(
     `deletion` stands for all that is asked for here, and whoever may decide at the SE has decided. Raises
     NotFound, Denied, Conflict where every replica must stay.
     """
+    comment = Comment(
+        naming.words(comment.text, "comment", COMMENT_MAX), naming.words(comment.ask_id, "ask id", ASK_ID_MAX)
+    )
     wanted = _wanted(context, subject, se, actor)
     with context.database.snapshot() as conn:
         rows = {row.id: row for row in conn.execute(HERE, _binds(wanted))}
@@ -221,7 +226,8 @@ def approve(context: Context, deletion_id: int, actor: Principal) -> dict[str, A
 
 
 def deny(context: Context, deletion_id: int, actor: Principal, note: str | None = None) -> dict[str, Any]:
-    """Say no to what was asked for: {"deletion", "se", "changed"}. Raises NotFound, Denied."""
+    """Say no to what was asked for: {"deletion", "se", "changed"}. Raises NotFound, Denied, UsageError."""
+    note = naming.words(note, "comment", COMMENT_MAX)
     return _decide(
         context,
         deletion_id,

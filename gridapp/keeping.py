@@ -12,7 +12,6 @@ from agents.runtime.agent import Context
 from catalogs import bookkeeping, discovery, facts, histories
 from catalogs.bookkeeping import DatasetRow
 from catalogs.facts import Amendment
-from catalogs.metadata import check_text
 from catalogs.states import Access, BlockState
 from gridapp import naming
 from gridapp.insights.values import plain
@@ -121,7 +120,7 @@ def _mine(context: Context, name: str, actor: Principal) -> DatasetRow:
 
 def reason_of(text: str | None) -> str | None:
     """The reason given, if it can be kept; None for none. Raises UsageError."""
-    return check_text(text, "reason", REASON_MAX) if text else None
+    return naming.words(text, "reason", REASON_MAX)
 
 
 def detail_of(reason: str | None) -> Mapping[str, Any]:

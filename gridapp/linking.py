@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -18,7 +19,7 @@ from datamgmt.links import Phase
 from datamgmt.linkstates import LinkView
 from datamgmt.linkwords import Bounds
 from gridapp.insights import previews, topology
-from gridapp.naming import element, site_of
+from gridapp.naming import element, site_of, words
 from gridcore import audit, identity
 from gridcore.db import dbnow
 from gridcore.errors import Conflict, NotFound, UsageError
@@ -26,6 +27,8 @@ from gridcore.identity import Action, Principal, Subject
 
 #: A link's state is what its copies make it.
 AUTO = "AUTO"
+#: Files in flight, and characters of a note.
+WINDOW_MAX, NOTE_MAX = 1_000_000, 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ def switch_link(
     context: Context, src: str, dst: str, state: Switch, note: str | None, actor: Principal
 ) -> dict[str, Any]:
     """Let a link be used or not, audited: {"src", "dst", "state", "note"}. Raises NotFound, Denied."""
-    found = _mine(context, src, dst, actor)
+    found, note = _mine(context, src, dst, actor), words(note, "note", NOTE_MAX)
 
     def unit(conn: Connection, now: datetime) -> None:
         sites.set_link_state(conn, found.id, state, note)
@@ -73,6 +76,7 @@ def set_link(
     told = change.told()
     if not told:
         raise UsageError("nothing is to be changed", hint="for example: --window 10, --park or --note TEXT")
+    _check(change, context.clock.now())
     found = _mine(context, src, dst, actor)
     if dry_run:
         return {"src": src, "dst": dst, **told, "preview": _previewed(context, found, change, actor)}
@@ -87,6 +91,18 @@ def set_link(
 
     _do(context, unit)
     return {"src": src, "dst": dst, **told}
+
+
+def _check(change: LinkChange, now: datetime) -> None:
+    """Raises UsageError for what no link can have."""
+    for what, value in (("distance", change.distance), ("rate cap", change.rate_cap)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"a {what} of {value}", hint="give a number")
+    if change.window is not None and change.window > WINDOW_MAX:
+        raise UsageError(f"a window of {change.window} files", hint=f"it is at most {WINDOW_MAX:,}")
+    if change.until is not None and change.until <= now:
+        raise UsageError("the moment until which the word holds is over", hint="give a later one, or none")
+    words(change.note, "note", NOTE_MAX)
 
 
 def probe_link(context: Context, src: str, dst: str, actor: Principal) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What people name: datasets, storage elements and their sites, found or refused with near names."""
+"""What people name: datasets, storage elements and their sites, found or refused with near names; and their
+words."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from sqlalchemy import Connection
 
 from catalogs import bookkeeping, discovery, sites
 from catalogs.bookkeeping import DatasetRow
+from catalogs.metadata import check_text
 from catalogs.sites import StorageElement
 from gridapp.insights.values import not_found
 
@@ -29,3 +31,8 @@ def dataset(conn: Connection, name: str) -> DatasetRow:
 def site_of(conn: Connection, element: StorageElement) -> str:
     """The name of its site."""
     return next(one.name for one in sites.sites(conn) if one.id == element.site_id)
+
+
+def words(text: str | None, what: str, most: int) -> str | None:
+    """What somebody adds in words, if it can be kept; None for nothing. Raises UsageError."""
+    return check_text(text, what, most) if text else None

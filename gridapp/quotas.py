@@ -91,12 +91,12 @@ def set_quota(
     identity.require(actor, Action.SITE_CONFIGURE, Subject(site=at, group=group))
     with context.database.snapshot() as conn:
         known = {one.name: one.id for one in sites.sites(conn)}
-        groups = _groups(conn)
+        known_groups = groups(conn)
         was = new = _space_of(conn, at, group)
     if at not in known:
         raise not_found("site", at, known, "tierflow site list")
-    if group not in groups and was is None:
-        raise not_found("group", group, groups, "tierflow share show")
+    if group not in known_groups and was is None:
+        raise not_found("group", group, known_groups, "tierflow share show")
     if not dry_run:
         key, now = context.keys.one("quota"), context.clock.now()
 
@@ -115,7 +115,7 @@ def set_quota(
     return {**told, "used": 0 if last is None else last.used, "changed": before != limit}
 
 
-def _groups(conn: Connection) -> set[str]:
+def groups(conn: Connection) -> set[str]:
     """Whom data can belong to: groups of accounts and shares, and accounts without any."""
     known = [one.principal for one in accounts.accounts(conn)]
     paths = conn.execute(SHARES).scalars()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,11 +17,16 @@ from catalogs.sites import StorageElement
 from datamgmt import asking, linkstates, preview, subscriptions
 from datamgmt.asking import Order
 from datamgmt.subscriptions import SubscriptionRow
+from gridapp import quotas
 from gridapp.insights import previews
-from gridapp.naming import dataset, element, site_of
+from gridapp.insights.values import not_found
+from gridapp.naming import dataset, element, site_of, words
 from gridcore import identity
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
+
+#: Characters of a comment and of an ask id.
+COMMENT_MAX, ASK_ID_MAX = 500, 36
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,7 @@ def subscribe(
     Without the right to decide there it is ASKED. With `dry_run` nothing is written, the subscription of a
     new one is None and `preview` says what it would take. Raises NotFound, Denied, Conflict, UsageError.
     """
+    terms = _checked(terms)
     with context.database.snapshot() as conn:
         named = _named(conn, subject, se)
         _check_move(conn, named, terms)
@@ -102,6 +108,14 @@ def subscribe(
 
     made = context.database.transaction(unit)
     return {**found, "subscription": made.id, "state": made.state.value, "ask_id": made.ask_id}
+
+
+def _checked(terms: Terms) -> Terms:
+    """With words that can be kept. Raises UsageError."""
+    ask_id = words(terms.ask_id, "ask id", ASK_ID_MAX)
+    if ask_id is not None and ask_id.isdecimal():
+        raise UsageError(f"the ask id {ask_id} is a number, as those of subscriptions", hint="add a letter")
+    return replace(terms, comment=words(terms.comment, "comment", COMMENT_MAX), ask_id=ask_id)
 
 
 def _order(named: _Named, actor: Principal, paying: str, terms: Terms) -> Order:
@@ -160,6 +174,7 @@ def decide(
 ) -> list[dict[str, Any]]:
     """Say yes or no to a subscription that is ASKED, or to those of an ask id where the actor may:
     [{"subscription", "dataset", "se", "state", "changed"}]. Raises NotFound, Denied."""
+    comment = words(comment, "comment", COMMENT_MAX)
     with context.database.snapshot() as conn:
         asked = _asked(conn, what)
         places = {one.id: site_of(conn, element(conn, one.se)) for one in asked}
@@ -180,7 +195,7 @@ def decide(
 
 
 def _asked(conn: Connection, what: str) -> list[SubscriptionRow]:
-    if what.isdecimal():
+    if what.isdecimal() and len(what) < 19:
         return [subscriptions.one(conn, int(what))]
     found = subscriptions.of_ask(conn, what)
     if not found:
@@ -215,6 +230,8 @@ def change_subscription(
     """
     _require(context, subscription_id, actor)
     now = context.clock.now()
+    if options.get("until") is not None and options["until"] <= now:
+        raise UsageError("the moment to go on is over", hint="give a later one, or none")
 
     def unit(conn: Connection) -> bool:
         return CHANGES[change](conn, subscription_id, actor.name, now, **options)
@@ -232,6 +249,7 @@ def amend(
     """
     row, site = _require(context, subscription_id, actor)
     given = {name: value for name, value in values.items() if value is not None}
+    words(given.get("comment"), "comment", COMMENT_MAX)
     if not given:
         raise UsageError("nothing is to be changed", hint="such as --priority 5")
     asks_more = (
@@ -239,10 +257,15 @@ def amend(
         or given.get("move")
         or given.get("static") is False
         or given.get("priority", row.priority) > row.priority
-        or "group" in given
+        or _reaches_further(row, given.get("since"))
     )
-    if asks_more and not _decides(actor, site, row.group):
-        identity.require(actor, Action.SUBSCRIPTION_DECIDE, Subject(group=row.group, site=site))
+    # That something is one's own does not count where a quota takes more.
+    paying = {row.group} if asks_more else set()
+    if "group" in given:
+        _check_group(context, given["group"])
+        paying |= {row.group, given["group"]}
+    for group in sorted(paying):
+        identity.require(actor, Action.SUBSCRIPTION_DECIDE, Subject(group=group, site=site))
     columns = {"since": "fill_after", "comment": "comments", "group": "acct_group"}
     put = {columns.get(name, name): _as_column(value) for name, value in given.items()}
     now = context.clock.now()
@@ -250,6 +273,18 @@ def amend(
         lambda conn: asking.change(conn, subscription_id, put, actor.name, now)
     )
     return _after(context, subscription_id, changed=[_FACES.get(name, name) for name in changed])
+
+
+def _reaches_further(row: SubscriptionRow, since: datetime | None) -> bool:
+    return since is not None and row.fill_after is not None and since < row.fill_after
+
+
+def _check_group(context: Context, group: str) -> None:
+    """Raises NotFound where nobody's data could be of that group."""
+    with context.database.snapshot() as conn:
+        known = quotas.groups(conn)
+    if group not in known:
+        raise not_found("group", group, known, "tierflow share show")
 
 
 _FACES = {

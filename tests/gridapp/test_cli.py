@@ -26,6 +26,7 @@ from gridapp.cli.main import COMMANDS, main
 from gridapp.cli.reference import document
 from gridcore.db import insert_rows
 from gridcore.db.flock import file_lock
+from gridcore.errors import UsageError
 from gridcore.tables import heartbeat
 
 REPOSITORY = Path(__file__).parents[2]
@@ -199,6 +200,18 @@ def test_links_are_switched_and_it_is_written_down(grid: Path) -> None:
     assert state() == [("OPEN", None)]
 
 
+#: Where --distance and --rate-cap would take part in sums, and the others be cut off by a database.
+WRONG_OF_LINKS = (
+    ("--distance", "nan"),
+    ("--rate-cap", "nan"),
+    ("--rate-cap", "inf"),
+    ("--window", "9" * 20),
+    ("--note", "x" * 401),
+    ("--note", "bell \a"),
+    ("--park", "--until", "2001-01-01"),
+)
+
+
 def test_links_are_bounded_and_held_by_hand(grid: Path) -> None:
     ends = ("T0_CH_Oak_Disk", "T1_DE_Alder_Disk")
 
@@ -207,6 +220,10 @@ def test_links_are_bounded_and_held_by_hand(grid: Path) -> None:
 
     before = shown()
     change = ("--window", "7", "--rate-cap", "20", "--distance", "3", "--park", "--note", "tests")
+    for wrong in WRONG_OF_LINKS:
+        refused = run("--dir", grid, "link", "set", *ends, *wrong)
+        assert refused.exit_code == UsageError.exit_code, wrong
+        assert len(refused.stderr.splitlines()) == 2, "what is wrong, and a hint"
     dry = answer("--dir", grid, "link", "set", *ends, *change, "--dry-run")
     assert dry["preview"]["changed"] == {}
     assert shown() == before

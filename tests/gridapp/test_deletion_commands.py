@@ -110,6 +110,13 @@ def test_unknown_names(grid: Path, shelf: Shelf, args: tuple[str, str], code: in
     assert says in result.stderr
 
 
+@pytest.mark.parametrize("words", [("--comment", "x" * 501), ("--comment", "a\nb"), ("--ask-id", "x" * 37)])
+def test_words_that_cannot_be_kept(grid: Path, shelf: Shelf, words: tuple[str, str]) -> None:
+    refused = run(grid, "delete", DATASET, OTHER, *words)
+    assert refused.exit_code == 2
+    assert answer(grid, "deletion", "list") == []
+
+
 def test_without_the_right_one_may_ask_but_not_decide(grid: Path, shelf: Shelf) -> None:
     keep_only(shelf, "user")
     made = answer(grid, "delete", DATASET, OTHER)

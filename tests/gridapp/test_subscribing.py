@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from grids.data_grid import DATASET, DataGrid
 
 from gridapp import subscribing
 from gridapp.subscribing import Terms
+from gridcore import accounts
 from gridcore.db import Database
 from gridcore.errors import Denied, NotFound, UsageError
-from gridcore.identity import Principal, Role
+from gridcore.identity import Account, Principal, Role
 
 GROUP = frozenset(["physics"])
 ANNA = Principal("anna", GROUP, {"physics": frozenset([Role.USER])})
@@ -78,3 +82,62 @@ def test_a_dry_run_says_what_would_be_moved_and_writes_nothing(grid: DataGrid) -
     assert (said["subscription"], said["asked"]) == (None, False)
     assert "T2_A -> T2_B" in said["preview"]["by_link"]
     assert subscribe(grid, BERT)["new"] is True
+
+
+def test_what_reaches_further_back_needs_who_decides(grid: DataGrid) -> None:
+    since = grid.clock.now()
+    made = subscribe(grid, ANNA, since=since)
+    key = int(str(made["subscription"]))
+    subscribing.decide(grid.context(), str(key), BERT, approved=True)
+    later, earlier = {"since": since + timedelta(days=1)}, {"since": since - timedelta(days=1)}
+    assert subscribing.amend(grid.context(), key, later, ANNA)["changed"] == ["since"]
+    with pytest.raises(Denied):
+        subscribing.amend(grid.context(), key, earlier, ANNA)
+    assert subscribing.amend(grid.context(), key, earlier, BERT)["changed"] == ["since"]
+
+
+def test_another_group_pays_only_where_one_decides_for_it(grid: DataGrid) -> None:
+    key = int(str(subscribe(grid, BERT)["subscription"]))
+    carl = Principal("carl", GROUP, {"physics": frozenset([Role.OPERATOR])})
+    with pytest.raises(NotFound):
+        subscribing.amend(grid.context(), key, {"group": "nobody"}, BERT)
+    dora = Account("dora", Principal("dora", frozenset(["heavy"])))
+    grid.do(lambda conn, _: accounts.put(conn, 1, dora))
+    for who in (ANNA, carl):
+        with pytest.raises(Denied):
+            subscribing.amend(grid.context(), key, {"group": "heavy"}, who)
+    assert subscribing.amend(grid.context(), key, {"group": "heavy"}, BERT)["changed"] == ["group"]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"comment": "x" * 501},
+        {"comment": "one\ntwo"},
+        {"comment": "nul \0"},
+        {"ask_id": "x" * 37},
+        {"ask_id": "17"},
+    ],
+)
+def test_words_that_cannot_be_kept_are_refused(grid: DataGrid, terms: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        subscribe(grid, BERT, **terms)
+    made = subscribe(grid, BERT)
+    assert made["new"], "nothing was written before"
+    if "comment" in terms:
+        with pytest.raises(UsageError):
+            subscribing.amend(grid.context(), int(str(made["subscription"])), terms, BERT)
+
+
+def test_a_number_that_is_no_subscription_is_not_found(grid: DataGrid) -> None:
+    for number in ("77", "9" * 30):
+        with pytest.raises(NotFound):
+            subscribing.decide(grid.context(), number, BERT, approved=True)
+
+
+def test_it_cannot_be_suspended_until_a_moment_that_is_over(grid: DataGrid) -> None:
+    key = int(str(subscribe(grid, BERT)["subscription"]))
+    with pytest.raises(UsageError):
+        subscribing.change_subscription(grid.context(), key, "suspend", BERT, until=grid.clock.now())
+    later = grid.clock.now() + timedelta(hours=1)
+    assert subscribing.change_subscription(grid.context(), key, "suspend", BERT, until=later)["changed"]
