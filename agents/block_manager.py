@@ -83,11 +83,14 @@ class BlockManager(Agent):
         return {"stirred": self._hold(lease, lambda conn, _: allocating.stir(conn))}
 
     def repair(self, lease: Lease) -> Counts:
-        """Have faulty files copied anew from good copies, and give up those that have none."""
+        """Have faulty files copied anew from good copies, give up those that have none, and finish without
+        them what misses nothing else."""
         after = timedelta(seconds=self.context.settings.repair.lost_after_s)
         return {
             "repairs": self._hold(lease, repairs.arrange),
             "lost": self._hold(lease, lambda conn, now: repairs.give_up(conn, now, after)),
+            "left_out": self._hold(lease, repairs.leave_out),
+            "finished": self._hold(lease, repairs.finish),
         }
 
     def _hold(self, lease: Lease, unit: Callable[[Connection, datetime], T]) -> T:

@@ -10,7 +10,6 @@ from typing import ClassVar, TypeVar
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
-from agents.runtime.schedule import Duty
 from datamgmt import filling, hops, leftovers, linkstates, rerouting, routes
 from datamgmt.links import Phase, Seen, queue_limit, seen, stirs
 from datamgmt.linkstates import LinkView, Load
@@ -24,7 +23,6 @@ from gridcore.db.statements import chunks
 
 #: Blocks changed in one transaction.
 SLICE = 500
-PRUNE_S = 3600.0
 
 Views = Mapping[LinkKey, LinkView]
 T = TypeVar("T")
@@ -63,14 +61,6 @@ class Router(Agent):
         if counts["released"]:
             self.context.bus.publish(Event("replica.deleting", self.name))
         return counts
-
-    def duties(self) -> Sequence[Duty]:
-        """Forget what was said long ago, every hour."""
-        return [Duty(name="prune", act=self.prune, every_s=PRUNE_S)]
-
-    def prune(self, lease: Lease) -> Counts:
-        """Remove old words from the history."""
-        return {"words": self._do(lease, rerouting.prune)}
 
     def _do(self, lease: Lease, unit: Callable[..., T], *args: object) -> T:
         """Run unit(conn, *args, now) in a transaction of the lease."""

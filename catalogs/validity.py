@@ -25,6 +25,11 @@ INVALID_IN = (
     .join_from(data_file, invalid_file, invalid_file.c.file_id == data_file.c.id)
     .where(data_file.c.block_id == bindparam("in_block"))
 )
+LOST_IN = (
+    select(data_file.c.block_id, data_file.c.id)
+    .join_from(invalid_file, data_file, data_file.c.id == invalid_file.c.file_id)
+    .where(invalid_file.c.code == InvalidCode.LOST, within(data_file.c.block_id))
+)
 BLOCKS_OF = select(data_file.c.id, data_file.c.block_id).where(within(data_file.c.id))
 UNTOLD = (
     select(invalid_file.c.file_id)
@@ -90,6 +95,14 @@ def _locked(conn: Connection, file_ids: Iterable[int]) -> list[int]:
 def invalid_in(conn: Connection, block_id: int) -> set[int]:
     """The invalid files of a block."""
     return set(conn.execute(INVALID_IN, {"in_block": block_id}).scalars())
+
+
+def lost_in(conn: Connection, block_ids: Iterable[int]) -> dict[int, set[int]]:
+    """{block: its files of which no good copy is left}, where there are any."""
+    found: dict[int, set[int]] = {}
+    for block_id, file_id in conn.execute(LOST_IN, {"ids": sorted(set(block_ids))}):
+        found.setdefault(block_id, set()).add(file_id)
+    return found
 
 
 def untold(conn: Connection, n: int) -> list[int]:

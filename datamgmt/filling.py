@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import Select
 
-from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, data_file, file_exception
+from catalogs.states import InvalidCode, ReplicaState
+from catalogs.tables import block, block_replica, data_file, file_exception, invalid_file
 from datamgmt import linkqueues
 from datamgmt.fairness import Begun, decay, next_blocks
 from datamgmt.linkqueues import Queue
@@ -159,11 +159,18 @@ _NOT_QUEUED = ~exists().where(
     transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("to_se", type_=Key)
 )
 _AFTER = (data_file.c.block_id == bindparam("on_block"), data_file.c.id > bindparam("after", type_=Key))
+_NOT_LOST = ~exists().where(
+    invalid_file.c.file_id == data_file.c.id, invalid_file.c.code == literal_column(f"'{InvalidCode.LOST}'")
+)
 
 
 def _queue(files: Select[Any]) -> Any:
     """The next files of a block as new transfers, with keys from `base` on in the order of the files' ids."""
-    mine = files.where(*_AFTER, _NOT_QUEUED).order_by(data_file.c.id).limit(bindparam("n", type_=Integer))
+    mine = (
+        files.where(*_AFTER, _NOT_QUEUED, _NOT_LOST)
+        .order_by(data_file.c.id)
+        .limit(bindparam("n", type_=Integer))
+    )
     one = mine.subquery("one")
     number = func.row_number().over(order_by=one.c.id)
     columns: dict[str, ColumnElement[Any]] = {
@@ -191,7 +198,14 @@ _SPOILT = and_(
     file_exception.c.block_id == data_file.c.block_id,
     file_exception.c.se_id == bindparam("to_se", type_=Key),
 )
-QUEUE_REPAIR = _queue(_FILES.join(file_exception, _SPOILT))
+_THERE_TOO = file_exception.alias("there_too")
+_GOOD_THERE = ~exists().where(
+    _THERE_TOO.c.file_id == data_file.c.id,
+    _THERE_TOO.c.block_id == data_file.c.block_id,
+    _THERE_TOO.c.se_id == bindparam("from_se", type_=Key),
+)
+#: A source of repairs may lack other files itself.
+QUEUE_REPAIR = _queue(_FILES.join(file_exception, _SPOILT).where(_GOOD_THERE))
 QUEUED_NOW = (
     select(transfer.c.acct_group, func.count().label("n"), func.sum(transfer.c.bytes).label("size"))
     .where(transfer.c.id.between(bindparam("low"), bindparam("high")))

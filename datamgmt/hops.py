@@ -12,9 +12,10 @@ from zlib import crc32
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
 from datamgmt.allocation import ReplicaKey
+from datamgmt.decisions import BlockDest, Decision, Window
 from datamgmt.links import LinkPolicy, Phase, is_forced, price
 from datamgmt.linkstates import LinkView, Load, Policies
-from datamgmt.planning import BlockDest, Decision, Window, plan
+from datamgmt.planning import plan
 from datamgmt.reasons import Reason
 from datamgmt.routing import LinkCost, LinkKey
 from datamgmt.words import Changes, Dest, NewTransit, Room, Tries, View, Word
@@ -50,6 +51,8 @@ class _Router:
         self.finals = {one.key: one for one in view.dests if one.transit_for is None}
         self.transits = {one.key: one for one in view.dests if one.transit_for is not None}
         self.copies = {one.key: one for rows in view.replicas.values() for one in rows}
+        sizes = {one.block_id: one.files for one in view.dests}
+        self.void = {block for block, n in view.lost.items() if n >= sizes.get(block, 0) > 0}
         self.sources = {block: self._sources(rows) for block, rows in view.replicas.items()}
         self.changes = Changes()
         self.words = {key: one.word for key, one in self.finals.items()}
@@ -68,8 +71,32 @@ class _Router:
         return self.changes
 
     def _sources(self, rows: Sequence[ReplicaRow]) -> list[int]:
+        spoilt, void = self.view.spoilt, self.void
+        return [
+            one.se_id
+            for one in rows
+            if one.state is ReplicaState.COMPLETE and one.key not in spoilt and one.block_id not in void
+        ]
+
+    def _partial(self, one: Dest) -> frozenset[int]:
+        """Where some of the files are that a replica under repair lacks, beside others that are not."""
         spoilt = self.view.spoilt
-        return [one.se_id for one in rows if one.state is ReplicaState.COMPLETE and one.key not in spoilt]
+        lacking = spoilt.get(one.key) if one.repair else None
+        if not lacking:
+            return frozenset()
+        rows = self.view.replicas.get(one.block_id, ())
+        return frozenset(
+            row.se_id
+            for row in rows
+            if row.state is ReplicaState.COMPLETE and row.key in spoilt and lacking - spoilt[row.key]
+        )
+
+    def _leaving(self) -> dict[int, frozenset[int]]:
+        found: dict[int, set[int]] = defaultdict(set)
+        for (block, se), copy in self.copies.items():
+            if copy.delete_at is not None:
+                found[block].add(se)
+        return {block: frozenset(ses) for block, ses in found.items()}
 
     def _tried(self, one: Dest) -> Dest:
         """The same, with the hop that was given up since the last word counted, or the count begun anew."""
@@ -93,7 +120,7 @@ class _Router:
         kept = {(block, via) for (block, _), vias in self.view.held.items() for via in vias}
         passing = {key for key, one in self.copies.items() if one.transit} - kept - self.finals.keys()
         return plan(
-            [_wanted(one) for one in due],
+            [_wanted(one, self._partial(one)) for one in due],
             self.sources,
             [self._cost(link) for link in self.view.links.values() if link.enabled],
             self.view.free,
@@ -107,6 +134,8 @@ class _Router:
             },
             under_way=self._under_way(keys),
             disabled=[key for key, link in self.view.links.items() if not link.enabled],
+            closed=self.view.closed,
+            leaving=self._leaving(),
             policy=self.policies.routing,
         )
 
@@ -153,8 +182,10 @@ class _Router:
         block, code, params = decision.block_id, decision.code, decision.params
         if code is Reason.NO_SOURCE:
             spoilt, rows = self.view.spoilt, self.view.replicas.get(block, ())
-            lacking = [spoilt[one.key] for one in rows if one.key in spoilt]
-            return (Reason.SOURCE_EXCEPTED, {"n": min(lacking)}) if lacking else (code, {})
+            lacking = [len(spoilt[one.key]) for one in rows if one.key in spoilt]
+            if lacking and block not in self.void:
+                return Reason.SOURCE_EXCEPTED, {"n": min(lacking)}
+            return code, {"n": self.view.lost.get(block)}
         if code is Reason.NO_TRANSIT_SPACE:
             return code, {"limit": self.view.limits.get(int(str(params["se"])))}
         if code is Reason.ROUTER_SUSPENDED:
@@ -277,7 +308,7 @@ class _Router:
                 self.changes.begin.append(one)
 
 
-def _wanted(one: Dest) -> BlockDest:
+def _wanted(one: Dest, partial: frozenset[int]) -> BlockDest:
     return BlockDest(
         block_id=one.block_id,
         dest=one.se_id,
@@ -288,6 +319,7 @@ def _wanted(one: Dest) -> BlockDest:
         attempts=one.attempts,
         failing_since=one.failing_since,
         rested=one.word.code == Reason.ROUTER_SUSPENDED,
+        partial=partial,
     )
 
 

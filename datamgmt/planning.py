@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from zlib import crc32
 
 from datamgmt.allocation import ReplicaKey
+from datamgmt.decisions import VALIDITY, BlockDest, Decision, Window, moment, shut_by
 from datamgmt.reasons import Reason
 from datamgmt.routing import (
     DEFAULT_POLICY,
@@ -27,64 +27,8 @@ from datamgmt.routing import (
     route,
 )
 
-Window = tuple[int, int]
-"""(destination SE id, priority)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockDest:
-    """A wanted replica to be routed; `size` in bytes, higher priority goes first.
-
-    path: the route it makes progress on; empty where there is none. attempts, failing_since: failed tries in
-    a row. rested: it has rested after too many of them and is tried again.
-    """
-
-    block_id: int
-    dest: int
-    size: int
-    priority: int = 0
-    suspended: bool = False
-    path: tuple[int, ...] = ()
-    attempts: int = 0
-    failing_since: datetime | None = None
-    rested: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What is to be done next for one wanted replica: copy from `src` to `hop_dst`, or nothing, and why.
-
-    Good until `valid_until`; a change of the block's replicas or of a link is reason to plan earlier. A
-    SLOW_PATH has a path and nothing to do.
-    """
-
-    block_id: int
-    dest: int
-    code: Reason
-    params: Mapping[str, object]
-    valid_until: datetime
-    src: int | None = None
-    hop_dst: int | None = None
-    path: tuple[int, ...] = ()
-    cost: float | None = None
-
-
-# Hours a decision holds and hours of random spread, so that not everything is planned again at once.
-_VALIDITY: Mapping[Reason, tuple[float, float]] = {
-    Reason.ROUTED: (7.0, 3.0),
-    Reason.PROBE: (0.7, 3.0),
-    Reason.SLOW_PATH: (0.7, 3.0),
-    Reason.NO_PATH: (2.0, 3.0),
-    Reason.NO_LIVE_LINK: (2.0, 3.0),
-    Reason.LINK_FORCED: (2.0, 3.0),
-    Reason.NO_SOURCE: (0.0, 3.0),
-    Reason.NO_TRANSIT_SPACE: (0.0, 0.7),
-    Reason.PROBE_UNDER_WAY: (0.0, 0.7),
-    Reason.WINDOW_FULL: (1 / 6, 0.5),
-    Reason.ROUTER_SUSPENDED: (15 * 24.0, 0.0),
-    Reason.SUSPENDED: (7.0, 3.0),
-    Reason.COMPLETE: (7.0, 3.0),
-}
+#: Links told by name where there may be many.
+_NAMED = 3
 
 
 def plan(
@@ -100,18 +44,23 @@ def plan(
     excluded: Mapping[int, Mapping[LinkKey, datetime]] | None = None,
     under_way: Mapping[Window, int] | None = None,
     disabled: Collection[LinkKey] = (),
+    closed: Collection[int] = (),
+    leaving: Mapping[int, frozenset[int]] | None = None,
     policy: RoutingPolicy = DEFAULT_POLICY,
 ) -> list[Decision]:
     """One decision for each wanted replica, highest priority first, of those what is under way first.
 
     transit_free: bytes an SE may still hold for others, beyond what it keeps room for; one that is not named
     has no limit. arriving: replicas whose space is counted already. passing: copies held for others that
-    nothing counts. excluded: by
-    block, the hops left out and until when. under_way: bytes routed, and not wanted here, by destination and
-    priority. disabled: links that are there, switched off. jitter: a number in [0, 1) at each call.
+    nothing counts. excluded: by block, the hops left out and until when. under_way: bytes routed, and not
+    wanted here, by destination and priority. disabled: links that are there, switched off; closed: SEs that
+    are. leaving: by block, sources that are to be deleted, taken where there are no others. jitter: a number
+    in [0, 1) at each call.
     """
     rows = sorted(wanted, key=lambda row: (-row.priority, not row.path, row.block_id, row.dest))
     planner = _Planner(links, transit_free, under_way or {}, disabled, now, jitter, policy)
+    planner.closed = closed
+    planner.leaving = leaving or {}
     planner.counted.update(arriving)
     planner.passing = passing
     planner.counted.update((row.block_id, row.dest) for row in rows if not row.suspended)
@@ -144,6 +93,9 @@ class _Planner:
         self.policy = policy
         self.counted: set[ReplicaKey] = set()
         self.passing: Collection[ReplicaKey] = ()
+        self.closed: Collection[int] = ()
+        self.leaving: Mapping[int, frozenset[int]] = {}
+        self._out: dict[frozenset[int], frozenset[LinkKey]] = {}
         self.full: set[Window] = set()
         self.all = Graph(links)
         every = self.all.links.values()
@@ -165,12 +117,14 @@ class _Planner:
             return self._refused(row, NoRoute(Reason.COMPLETE, {"dst": row.dest}))
         if row.suspended:
             return self._refused(row, NoRoute(Reason.SUSPENDED, {}))
+        if row.dest in self.closed:
+            return self._refused(row, NoRoute(Reason.SE_DISABLED, {"se": row.dest}))
         if self._given_up(row):
             return self._rests(row)
         barred = {key: until for key, until in excluded.items() if until > self.now} if excluded else {}
         found = self._find(row, sources, barred)
         kept = self._kept(row, sources, barred) if row.path else None
-        if kept and (isinstance(found, NoRoute) or found.cost >= self.policy.leave_below * kept.cost):
+        if kept and self._stays(row, kept, found):
             full = self._no_room(row, kept)
             return self._refused(row, full) if full else self._routed(row, kept)
         if isinstance(found, NoRoute):
@@ -179,6 +133,14 @@ class _Planner:
             return self._slow(row, found)
         refusal = self._no_window(row) or self._no_room(row, found)
         return self._refused(row, refusal) if refusal else self._routed(row, found)
+
+    def _stays(self, row: BlockDest, kept: Route, found: Route | NoRoute) -> bool:
+        if isinstance(found, NoRoute):
+            return True
+        leaving = self.leaving.get(row.block_id, ())
+        if kept.path[0] in leaving and found.path[0] not in leaving:
+            return False
+        return found.cost >= self.policy.leave_below * kept.cost
 
     # --- finding ---------------------------------------------------------------------------------
 
@@ -201,6 +163,21 @@ class _Planner:
     def _route(
         self, row: BlockDest, sources: Collection[int], graph: Graph, barred: frozenset[LinkKey] = NONE
     ) -> Route | NoRoute:
+        if leaving := self.leaving.get(row.block_id):
+            found = self._cheapest(row, sources, graph, barred | self._links_from(leaving))
+            if isinstance(found, Route):
+                return found
+        return self._cheapest(row, sources, graph, barred)
+
+    def _links_from(self, ses: frozenset[int]) -> frozenset[LinkKey]:
+        found = self._out.get(ses)
+        if found is None:
+            found = self._out[ses] = frozenset(link for link in self.all.links if link[0] in ses)
+        return found
+
+    def _cheapest(
+        self, row: BlockDest, sources: Collection[int], graph: Graph, barred: frozenset[LinkKey]
+    ) -> Route | NoRoute:
         def tie(se: int) -> int:
             return crc32(b"%d %d %d" % (row.block_id, row.dest, se))
 
@@ -209,7 +186,14 @@ class _Planner:
 
         branches = graph.tree(row.dest, row.size, barred)
         found = route(sources, row.dest, branches, self.policy.max_hops, delay=delay, tie=tie)
-        return found if isinstance(found, NoRoute) else self._priced(row, found.path)
+        best = found if isinstance(found, NoRoute) else self._priced(row, found.path)
+        if not row.partial:
+            return best
+        # What passes through elsewhere is a whole copy, and these have none to give.
+        straight = [(se, row.dest) for se in sorted(row.partial)]
+        ways = [self._priced(row, link) for link in straight if link in graph.links and link not in barred]
+        ways += [best] if isinstance(best, Route) else []
+        return min(ways, key=lambda way: way.cost) if ways else best
 
     def _priced(self, row: BlockDest, path: tuple[int, ...]) -> Route:
         """The price of a path for this very block; a tree's is for blocks of about its size."""
@@ -227,7 +211,7 @@ class _Planner:
     def _kept(self, row: BlockDest, sources: Collection[int], barred: Collection[LinkKey]) -> Route | None:
         """What is left of the route it is on, from the last source on it, at today's prices; None where it
         is broken."""
-        held = [place for place, se in enumerate(row.path) if se in sources]
+        held = [place for place, se in enumerate(row.path) if se in sources or se in row.partial]
         path = row.path[held[-1] :] if held else ()
         links = list(pairwise(path))
         usable = self.open.links.keys()
@@ -254,18 +238,19 @@ class _Planner:
     def _blocked(self, wished: Route, barred: Mapping[LinkKey, datetime]) -> NoRoute:
         for link in wished.links:
             if link in barred:
-                return _shut(Reason.HOP_EXCLUDED, link, barred[link])
+                return shut_by(Reason.HOP_EXCLUDED, link, barred[link])
             if link in self.forced:
-                return _shut(Reason.LINK_FORCED, link, self.forced[link])
+                return shut_by(Reason.LINK_FORCED, link, self.forced[link])
             if link in self.parked:
-                return _shut(Reason.LINK_PARKED, link, self.parked[link])
-        return _shut(Reason.PROBE_UNDER_WAY, next(link for link in wished.links if link in self.probing))
+                return shut_by(Reason.LINK_PARKED, link, self.parked[link])
+        return shut_by(Reason.PROBE_UNDER_WAY, next(link for link in wished.links if link in self.probing))
 
     def _no_link(self, row: BlockDest) -> NoRoute:
         off = sorted(link for link in self.disabled if link[1] == row.dest)
         params: dict[str, object] = {"dst": row.dest}
         if off:
-            params |= {"n": len(off), "link_src": off[0][0], "link_dst": off[0][1]}
+            ends = {"link_src": off[0][0], "link_dst": off[0][1]}
+            params |= {"n": len(off), "links": [list(link) for link in off[:_NAMED]], **ends}
         return NoRoute(Reason.NO_LIVE_LINK, params)
 
     # --- limits ----------------------------------------------------------------------------------
@@ -277,7 +262,7 @@ class _Planner:
 
     def _rests(self, row: BlockDest) -> Decision:
         until, since = self._valid_until(Reason.ROUTER_SUSPENDED), row.failing_since
-        params = {"attempts": row.attempts, "since": since and _moment(since), "until": _moment(until)}
+        params = {"attempts": row.attempts, "since": since and moment(since), "until": moment(until)}
         return self._refused(row, NoRoute(Reason.ROUTER_SUSPENDED, params, until))
 
     def _takes(self, found: Route) -> timedelta:
@@ -374,16 +359,5 @@ class _Planner:
         )
 
     def _valid_until(self, code: Reason) -> datetime:
-        hours, spread = _VALIDITY[code]
+        hours, spread = VALIDITY[code]
         return self.now + timedelta(hours=(hours + spread * self.jitter()) * self.policy.scale)
-
-
-def _shut(code: Reason, link: LinkKey, until: datetime | None = None) -> NoRoute:
-    params: dict[str, object] = {"link_src": link[0], "link_dst": link[1]}
-    if until:
-        params["until"] = _moment(until)
-    return NoRoute(code, params, until)
-
-
-def _moment(at: datetime) -> str:
-    return at.isoformat(timespec="seconds")

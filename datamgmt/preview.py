@@ -20,9 +20,9 @@ from catalogs.replicas import ReplicaRow
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block
 from datamgmt import destinations, hops, leaving, linkstates, moving, rooms
+from datamgmt.decisions import BlockDest
 from datamgmt.eta import LOOKS, Quantiles, measured
 from datamgmt.linkstates import BIN, LinkView, Load, Policies
-from datamgmt.planning import BlockDest
 from datamgmt.projection import Caution, Flow, Net, flow
 from datamgmt.reasons import Reason
 from datamgmt.rooms import Room

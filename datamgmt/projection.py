@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 
+from datamgmt.decisions import BlockDest, Decision
 from datamgmt.eta import Eta, Onward, Quantiles, eta
-from datamgmt.planning import BlockDest, Decision, plan
+from datamgmt.planning import plan
 from datamgmt.reasons import Reason
 from datamgmt.routing import DEFAULT_POLICY, LinkCost, LinkKey, RoutingPolicy
 

@@ -298,7 +298,9 @@ _TEXTS: Mapping[Reason, _Text] = {
         "tierflow deletion list",
     ),
 }
-_SE_KEYS = frozenset(("src", "dst", "hop_dst", "link_src", "link_dst", "se", "sources", "path", "holders"))
+_SE_KEYS = frozenset(
+    ("src", "dst", "hop_dst", "link_src", "link_dst", "se", "sources", "path", "holders", "links")
+)
 _OPTIONAL = re.compile(r"\[([^][]*)\]")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -352,6 +354,8 @@ def _texts(params: Mapping[str, object], names: Mapping[int, str]) -> dict[str, 
 
 def _named(value: object, names: Mapping[int, str], key: str) -> str:
     if isinstance(value, list | tuple):
+        if key == "links":
+            return ", ".join(_named(item, names, "path") for item in value)
         separator = " -> " if key == "path" else ", "
         return separator.join(_named(item, names, key) for item in value)
     return names.get(value, f"SE {value}") if isinstance(value, int) else str(value)

@@ -3,6 +3,7 @@ which no good copy is left are lost."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    delete,
     exists,
     func,
     select,
@@ -22,14 +24,16 @@ from sqlalchemy import (
 from catalogs import validity
 from catalogs.bookkeeping import blocks_by_id
 from catalogs.states import InvalidCode, ReplicaState
-from catalogs.tables import block, block_replica, file_exception, invalid_file
-from datamgmt import destinations, transfers
+from catalogs.tables import block, block_replica, data_file, file_exception, invalid_file
+from datamgmt import destinations, linkqueues, transfers, tries
+from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.reasons import Reason
 from datamgmt.tables import ALL_QUEUED, block_dest, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db import bulk, lock_rows
 from gridcore.db.bulk import New, Same
 from gridcore.db.idlists import within
+from gridcore.db.statements import one_of
 
 #: Who gives files up.
 AGENT = "block_manager"
@@ -49,7 +53,9 @@ _WANTED = exists().where(
 )
 _INVALID = exists().where(invalid_file.c.file_id == file_exception.c.file_id)
 _EXCEPTED = exists().where(
-    file_exception.c.block_id == block_dest.c.block_id, file_exception.c.se_id == block_dest.c.se_id
+    file_exception.c.block_id == block_dest.c.block_id,
+    file_exception.c.se_id == block_dest.c.se_id,
+    ~_INVALID,
 )
 
 
@@ -104,7 +110,34 @@ REPEAT = (
         block_dest.c.cursor_id == ALL_QUEUED,
         _IDLE,
     )
-    .values(cursor_id=0)
+    .values(cursor_id=0, valid_until=destinations.AGAIN)
+)
+_LOST_FILE = and_(invalid_file.c.file_id == transfer.c.file_id, invalid_file.c.code == InvalidCode.LOST)
+#: What waits for files that never come, or was given up.
+IN_VAIN = (
+    select(*(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes")))
+    .join_from(invalid_file, transfer, _LOST_FILE)
+    .where(one_of(transfer.c.state, (*WAITING, TransferState.FAILED)))
+    .order_by(transfer.c.id)
+    .limit(bindparam("n", type_=Integer))
+)
+IN_VAIN_OF = IN_VAIN.where(within(transfer.c.id)).with_for_update(key_share=True, of=transfer)
+LEAVE_OUT = delete(transfer).where(within(transfer.c.id))
+#: Copies to which all has come but lost files.
+_TRANSFERS = (transfer.c.block_id == block_dest.c.block_id, transfer.c.dst_se_id == block_dest.c.se_id)
+BUT_FOR_LOST = (
+    select(block_dest.c.se_id, block_dest.c.block_id)
+    .join_from(invalid_file, data_file, data_file.c.id == invalid_file.c.file_id)
+    .join(block_dest, block_dest.c.block_id == data_file.c.block_id)
+    .where(invalid_file.c.code == InvalidCode.LOST, block_dest.c.repair == 0)
+    .where(block_dest.c.cursor_id == ALL_QUEUED)
+    .where(
+        exists().where(*_TRANSFERS, transfer.c.state == TransferState.DONE),
+        ~exists().where(*_TRANSFERS, transfer.c.state != TransferState.DONE),
+    )
+    .distinct()
+    .order_by(block_dest.c.se_id, block_dest.c.block_id)
+    .limit(bindparam("n", type_=Integer))
 )
 _ARRIVED = exists().where(
     transfer.c.file_id == file_exception.c.file_id,
@@ -174,6 +207,30 @@ def _look_again(conn: Connection, now: datetime) -> int:
     for block_id, se_id in sorted({(row.block_id, row.se_id) for row in rows} - set(well)):
         conn.execute(REPEAT, {"ids": [block_id], "on_se": se_id})
     return len(rows)
+
+
+def leave_out(conn: Connection, now: datetime) -> int:
+    """Copy lost files to nowhere; how many copies are not made."""
+    found = conn.execute(IN_VAIN, {"n": SLICE}).all()
+    if not found:
+        return 0
+    lock_rows(conn, block, {row.block_id for row in found})
+    held = conn.execute(IN_VAIN_OF, {"ids": [row.id for row in found], "n": SLICE}).all()
+    conn.execute(LEAVE_OUT, {"ids": [row.id for row in held]})
+    waited = [row for row in held if row.state in WAITING]
+    gone = (((row.src_se_id, row.dst_se_id), Queue(-1, -row.bytes)) for row in waited)
+    linkqueues.change(conn, linkqueues.sums(gone), now)
+    return len(held)
+
+
+def finish(conn: Connection, now: datetime) -> int:
+    """Finish the replicas that miss nothing but lost files; how many."""
+    by_se: dict[int, set[int]] = defaultdict(set)
+    found = conn.execute(BUT_FOR_LOST, {"n": SLICE}).all()
+    lock_rows(conn, block, {row.block_id for row in found})
+    for row in found:
+        by_se[row.se_id].add(row.block_id)
+    return sum(len(tries.finish(conn, se_id, ids, now)) for se_id, ids in sorted(by_se.items()))
 
 
 def give_up(conn: Connection, now: datetime, after: timedelta) -> int:

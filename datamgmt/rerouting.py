@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, delete, select
+from sqlalchemy import Connection, select
 
 from catalogs import replicas
 from catalogs.replicas import Begin, ReplicaRow
@@ -23,10 +23,6 @@ from gridcore.db import bulk, lock_rows
 from gridcore.db.bulk import Change, New, Same
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read, rows
-from gridcore.db.types import UtcTime
-
-#: How long is kept what the router has said.
-KEPT = timedelta(days=30)
 
 HELD = (
     select(*(block_dest.c[name] for name in ("block_id", "se_id", "bytes", "files", "transit_for_id")))
@@ -35,13 +31,6 @@ HELD = (
     .order_by(block_dest.c.block_id, block_dest.c.se_id)
     .with_for_update(key_share=True)
 )
-OLD = (
-    select(route_history.c.seq)
-    .where(route_history.c.at < bindparam("before", type_=UtcTime()))
-    .order_by(route_history.c.at)
-    .limit(bindparam("n", type_=Integer))
-)
-PRUNE = delete(route_history).where(within(route_history.c.seq))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +207,3 @@ def _keep_room(
             else:
                 new.append(Via(*key, via, pos, there.rows[key].bytes, room.until))
     transit.change(conn, there.vias, new)
-
-
-def prune(conn: Connection, now: datetime, n: int = 5000) -> int:
-    """Forget up to `n` of what was said too long ago; how many."""
-    old = [row.seq for row in conn.execute(OLD, {"before": now - KEPT, "n": n})]
-    if old:
-        conn.execute(PRUNE, {"ids": old})
-    return len(old)

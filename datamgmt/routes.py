@@ -9,11 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, func, literal_column, or_, select, update
 
-from catalogs import exceptions, replicas
+from catalogs import exceptions, replicas, validity
+from catalogs.states import Switch
+from catalogs.tables import se
 from datamgmt import destinations, linkstates, transit
 from datamgmt.allocation import ReplicaKey
+from datamgmt.decisions import Window
 from datamgmt.linkstates import LinkView
-from datamgmt.planning import Window
 from datamgmt.routing import LinkKey
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription, transfer
@@ -41,7 +43,7 @@ NEVER_SAID = (
 _COLUMNS = (
     *("block_id", "se_id", "bytes", "transit_for_id", "custodial", "priority"),
     *("src_se_id", "path", "cost", "code", "params", "valid_until"),
-    *("decided_at", "created_at", "cursor_id", "attempts", "failing_since"),
+    *("decided_at", "created_at", "cursor_id", "attempts", "failing_since", "files", "repair"),
 )
 DESTS = (
     select(*(block_dest.c[name] for name in _COLUMNS), subscription.c.state.label("asker"))
@@ -85,13 +87,17 @@ OVER = (
 PASSING = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.via_se_id).where(
     within(block_dest.c.block_id), block_dest.c.via_se_id.is_not(None)
 )
+DISABLED = select(se.c.id).where(se.c.state == Switch.DISABLED)
 STIR = (
     update(block_dest)
     .where(within(block_dest.c.block_id), block_dest.c.se_id == bindparam("on_se"))
     .values(valid_until=destinations.AGAIN)
 )
 #: What waits for a way. What has rested, is suspended or finds a window full waits for something else.
-_WAITS_FOR_LINKS = ("NO_PATH", "NO_LIVE_LINK", "LINK_PARKED", "LINK_FORCED", "PROBE_UNDER_WAY", "SLOW_PATH")
+_WAITS_FOR_LINKS = (
+    *("NO_PATH", "NO_LIVE_LINK", "LINK_PARKED", "LINK_FORCED", "PROBE_UNDER_WAY", "SLOW_PATH"),
+    *("SE_DISABLED", "SOURCE_EXCEPTED"),
+)
 STIR_WAITING = (
     update(block_dest)
     .where(one_of(block_dest.c.code, _WAITS_FOR_LINKS), block_dest.c.src_se_id.is_(None))
@@ -151,12 +157,14 @@ def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[Lin
     for one in transit.of_blocks(conn, blocks):
         held.setdefault(one[:2], set()).add(one.via_se_id)
     there = {one.key for one in dests}
+    lost = validity.lost_in(conn, blocks)
     failed, errors = _failed(conn, blocks)
     space = transit.space(conn)
     return View(
         dests=dests,
         replicas=replicas.replicas(conn, blocks),
-        spoilt=Counter((one.block_id, one.se_id) for one in exceptions.of_blocks(conn, blocks)),
+        spoilt=_spoilt(conn, blocks, lost),
+        lost={block_id: len(files) for block_id, files in lost.items()},
         links=links,
         loads=linkstates.loads(conn),
         failed=failed,
@@ -166,7 +174,20 @@ def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[Lin
         held=held,
         due=[key for key in looked_at if key in there],
         under_way=_under_way(conn, dests),
+        closed=set(conn.execute(DISABLED).scalars()),
     )
+
+
+def _spoilt(
+    conn: Connection, blocks: Collection[int], lost: Mapping[int, set[int]]
+) -> dict[ReplicaKey, set[int]]:
+    """The files that others may have better: what is lost is so everywhere."""
+    found = {
+        (block_id, se_id): files - lost.get(block_id, set())
+        for block_id, by_se in exceptions.faults_by_se(conn, blocks).items()
+        for se_id, files in by_se.items()
+    }
+    return {key: files for key, files in found.items() if files}
 
 
 def of_blocks(conn: Connection, blocks: Collection[int]) -> list[tuple[Any, ...]]:
@@ -178,9 +199,8 @@ def of_blocks(conn: Connection, blocks: Collection[int]) -> list[tuple[Any, ...]
 
 def _dest(row: tuple[Any, ...]) -> Dest:
     block_id, se_id, size, transit_for, custodial, priority = row[:6]
-    src, path, cost, code, params, valid_until, decided_at, created_at, cursor, attempts, since, asker = row[
-        6:
-    ]
+    src, path, cost, code, params, valid_until, decided_at, created_at = row[6:14]
+    cursor, attempts, since, files, repair, asker = row[14:]
     word = Word(
         src=src,
         path=tuple(path or ()),
@@ -203,6 +223,8 @@ def _dest(row: tuple[Any, ...]) -> Dest:
         progressed=cursor > 0,
         attempts=attempts,
         failing_since=since,
+        files=files,
+        repair=bool(repair),
     )
 
 

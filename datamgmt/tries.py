@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, delete, func, or_, select
+from sqlalchemy import Connection, Integer, and_, bindparam, delete, exists, func, or_, select
 
 from catalogs import exceptions, replicas
 from catalogs.exceptions import FileFault
-from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, data_file, dir_, file_exception
+from catalogs.states import InvalidCode, ReplicaState
+from catalogs.tables import block, block_replica, data_file, dir_, file_exception, invalid_file
 from datamgmt import destinations, linkerrors, linkqueues, linkstates
 from datamgmt.linkerrors import Failed
 from datamgmt.linkqueues import WAITING, Queue
@@ -34,6 +34,8 @@ from gridcore.db.reads import Read
 from gridcore.db.statements import one_of
 
 _ERROR_MAX = 1000
+#: Said of what a new copy lacks from the start.
+LOST = "no good copy was left"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,13 @@ ARRIVED = (
     .where(*_DONE_HERE)
     .group_by(transfer.c.block_id, block.c.files, transfer.c.src_se_id)
 )
+#: Lost files of which nothing is on its way to the SE.
+NEVER_TO_COME = (
+    select(data_file.c.block_id, data_file.c.id)
+    .join_from(invalid_file, data_file, data_file.c.id == invalid_file.c.file_id)
+    .where(invalid_file.c.code == InvalidCode.LOST, within(data_file.c.block_id))
+    .where(~exists().where(transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("on_se")))
+)
 HOPS = select(block_replica.c.block_id, block_replica.c.se_id, block_replica.c.hops).where(
     within(block_replica.c.block_id), within(block_replica.c.se_id, "ses")
 )
@@ -160,6 +169,7 @@ FOLD_REPAIRS = delete(transfer).where(*_DONE_HERE)
 STILL_SPOILT = (
     select(file_exception.c.block_id)
     .where(file_exception.c.se_id == bindparam("on_se"), within(file_exception.c.block_id))
+    .where(~exists().where(invalid_file.c.file_id == file_exception.c.file_id))
     .distinct()
 )
 UNFINISHED = (
@@ -398,14 +408,19 @@ def unfinished(conn: Connection, se_id: int) -> list[int]:
 def whole(conn: Connection, se_id: int, block_ids: Collection[int]) -> list[int]:
     """Those of the blocks that look as if there is something to finish; without any lock."""
     binds = {"on_se": se_id, "ids": sorted(block_ids)}
-    arrived, repaired = reads.rows(conn, [Read(ARRIVED, binds), Read(REPAIRED, binds)])
+    arrived, lost, repaired = reads.rows(
+        conn, [Read(ARRIVED, binds), Read(NEVER_TO_COME, binds), Read(REPAIRED, binds)]
+    )
     to_repair = {block_id for (block_id,) in repaired}
-    return sorted((_whole(arrived).keys() - to_repair) | (to_repair & {row[0] for row in arrived}))
+    return sorted(
+        (_whole(arrived, _by_block(lost)).keys() - to_repair) | (to_repair & {row[0] for row in arrived})
+    )
 
 
 def finish(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
-    """Make those of the blocks' replicas at the SE COMPLETE all files of which have arrived, fold their
-    transfers and want them no longer; which. Of those under repair, what has arrived is well again."""
+    """Make those of the blocks' replicas at the SE COMPLETE all files of which have arrived, but for lost
+    ones, which are noted as missing; fold their transfers and want them no longer; which. Of those under
+    repair, what has arrived is well again."""
     lock_rows(conn, block, block_ids)
     binds = {"on_se": se_id, "ids": sorted(block_ids)}
     (repaired,) = reads.rows(conn, [Read(REPAIRED, binds)])
@@ -414,8 +429,15 @@ def finish(conn: Connection, se_id: int, block_ids: Collection[int], now: dateti
     return done + _mend(conn, se_id, to_repair, now)
 
 
-def _whole(arrived: Iterable[Any]) -> dict[int, set[int]]:
-    """{block: the SEs its files came from}, of the blocks all files of which are there."""
+def _by_block(found: Iterable[Any]) -> dict[int, list[int]]:
+    files: dict[int, list[int]] = defaultdict(list)
+    for block_id, file_id in found:
+        files[block_id].append(file_id)
+    return dict(files)
+
+
+def _whole(arrived: Iterable[Any], lost: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
+    """{block: the SEs its files came from}, of the blocks all files of which are there or lost."""
     counts: dict[int, int] = defaultdict(int)
     sources: dict[int, set[int]] = defaultdict(set)
     sizes: dict[int, int] = {}
@@ -423,15 +445,20 @@ def _whole(arrived: Iterable[Any]) -> dict[int, set[int]]:
         counts[block_id] += n
         sources[block_id].add(src)
         sizes[block_id] = files
-    return {block_id: srcs for block_id, srcs in sources.items() if counts[block_id] == sizes[block_id]}
+    return {
+        block_id: srcs
+        for block_id, srcs in sources.items()
+        if counts[block_id] + len(lost.get(block_id, ())) == sizes[block_id]
+    }
 
 
 def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: datetime) -> list[int]:
     if not block_ids:
         return []
     binds = {"on_se": se_id, "ids": sorted(block_ids)}
-    (arrived,) = reads.rows(conn, [Read(ARRIVED, binds)])
-    whole = _whole(arrived)
+    arrived, never = reads.rows(conn, [Read(ARRIVED, binds), Read(NEVER_TO_COME, binds)])
+    lost = _by_block(never)
+    whole = _whole(arrived, lost)
     ses = sorted(set().union(*whole.values()))
     (rows,) = reads.rows(conn, [Read(HOPS, {"ids": sorted(whole), "ses": ses})])
     far = {(block_id, src): hops for block_id, src, hops in rows}
@@ -439,6 +466,9 @@ def _complete(conn: Connection, se_id: int, block_ids: Collection[int], now: dat
     completed = replicas.complete_all(conn, se_id, hops, now)
     if completed:
         conn.execute(FOLD, {"on_se": se_id, "ids": completed})
+        for block_id in sorted(lost.keys() & set(completed)):
+            faults = dict.fromkeys(lost[block_id], FileFault.MISSING)
+            exceptions.add(conn, block_id, se_id, faults, now, actor="transfer_agent", note=LOST)
         destinations.drop(conn, [(block_id, se_id) for block_id in completed], now)
         destinations.stir(conn, completed, se_id)
     return completed
@@ -457,6 +487,8 @@ def _mend(conn: Connection, se_id: int, block_ids: Collection[int], now: datetim
     spoilt = {row.block_id for row in conn.execute(STILL_SPOILT, binds)}
     mended = sorted(well.keys() - spoilt)
     destinations.drop(conn, [(block_id, se_id) for block_id in mended], now)
+    # What has some files more may be a source for others, and may itself need another one.
+    destinations.stir(conn, well, se_id)
     return mended
 
 

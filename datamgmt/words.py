@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from catalogs.replicas import ReplicaRow
 from datamgmt.allocation import ReplicaKey
+from datamgmt.decisions import Window
 from datamgmt.linkstates import LinkView, Load
-from datamgmt.planning import Window
 from datamgmt.reasons import Reason
 from datamgmt.routing import LinkKey
 
 T = TypeVar("T")
 #: Parameters that move all the time: a word that differs in them alone is no news.
-_FIGURES = frozenset(("free", "bytes", "days", "n", "limit", "holders", "attempts"))
+_FIGURES = frozenset(("free", "bytes", "days", "n", "limit", "holders", "attempts", "links"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ def _facts(params: Mapping[str, object]) -> dict[str, object]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dest:
     """A wanted replica; `transit_for` is set for one that only passes through. progressed: something of it
-    has been queued or has arrived since it was decided."""
+    has been queued or has arrived since it was decided. repair: it is there, and some of its `files` are
+    wanted anew."""
 
     block_id: int
     se_id: int
@@ -65,6 +66,8 @@ class Dest:
     progressed: bool = False
     attempts: int = 0
     failing_since: datetime | None = None
+    files: int = 0
+    repair: bool = False
 
     @property
     def key(self) -> ReplicaKey:
@@ -73,9 +76,10 @@ class Dest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the router sees. `replicas` by block, transit copies too; `spoilt`: how many files of a replica
-    are missing or bad; `failed`: by block, when a hop was given up, and in `errors` what of; `free` and
-    `limits`: bytes for transit at SEs with a limit; `held`: by wanted replica, the SEs that keep room for it.
+    """What the router sees. `replicas` by block, transit copies too; `spoilt`: the files of a replica that
+    are missing or bad and not lost; `lost`: by block, how many files are; `failed`: by block, when a hop was
+    given up, and in `errors` what of; `free` and `limits`: bytes for transit at SEs with a limit; `held`: by
+    wanted replica, the SEs that keep room for it; `closed`: SEs that are disabled.
 
     due: the rows to look at. Of their blocks all rows are in view; `under_way` counts the bytes routed of
     other blocks.
@@ -83,7 +87,7 @@ class View:
 
     dests: Sequence[Dest]
     replicas: Mapping[int, Sequence[ReplicaRow]]
-    spoilt: Mapping[ReplicaKey, int]
+    spoilt: Mapping[ReplicaKey, Set[int]]
     links: Mapping[LinkKey, LinkView]
     loads: Mapping[LinkKey, Load]
     failed: Mapping[int, Mapping[LinkKey, datetime]]
@@ -93,6 +97,8 @@ class View:
     under_way: Mapping[Window, int] = field(default_factory=dict)
     errors: Mapping[tuple[int, LinkKey], str] = field(default_factory=dict)
     limits: Mapping[int, int] = field(default_factory=dict)
+    lost: Mapping[int, int] = field(default_factory=dict)
+    closed: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,9 @@ class Supervisor:
         with self._lifecycle:
             if self._stopping.is_set() or self._threads:
                 return
-            # What starting has made stays for good: collections of garbage need not walk it each time.
+            # Once for the life of a daemon: what starting has made stays for good, so that collections need
+            # not walk it, which holds up all agents here. Garbage is collected first, or it would stay too.
+            gc.collect()
             gc.freeze()
             self.keeper.start()
             for loop in self._loops:

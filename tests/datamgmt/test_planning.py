@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt.planning import BlockDest, Decision, plan
+from datamgmt.decisions import BlockDest, Decision
+from datamgmt.planning import plan
 from datamgmt.reasons import Reason, render
 from datamgmt.routing import LinkCost, RoutingPolicy, size_bin
 
@@ -221,7 +222,10 @@ def test_a_link_parked_by_an_operator_is_gone_round_or_named(until):
 def test_where_no_enabled_link_leads_the_disabled_ones_are_named():
     (decision,) = planned([want()], {1: {1}}, [link(1, 2)], disabled=[(3, 4), (2, 4), (1, 2)])
     assert decision.code is Reason.NO_LIVE_LINK
-    assert decision.params == {"dst": 4, "n": 2, "link_src": 2, "link_dst": 4}
+    ends = {"link_src": 2, "link_dst": 4}
+    assert decision.params == {"dst": 4, "n": 2, "links": [[2, 4], [3, 4]], **ends}
+    told = render(decision.code, decision.params, {2: "B", 3: "C", 4: "D"})
+    assert told == "no enabled link leads to D; 2 are disabled: B -> D, C -> D"
     (decision,) = planned([want()], {1: {1}}, [link(2, 4)], disabled=[(3, 4)])
     assert decision.code is Reason.NO_PATH
 
@@ -237,3 +241,50 @@ def test_after_a_month_of_failures_a_block_rests_and_is_then_tried_again():
         assert decision.code is Reason.ROUTED
     (decision,) = planned([want(**failing | {"attempts": 50})], {1: {1}}, [link(1, 4)])
     assert decision.code is Reason.ROUTED
+
+
+@given(
+    st.sets(st.sampled_from(NODES), min_size=1),
+    st.sets(st.sampled_from(NODES), min_size=1),
+    links,
+    st.sampled_from(NODES),
+)
+def test_what_is_to_be_deleted_is_a_source_where_there_is_no_other(sources, leaving, given_links, dest):
+    """Where any other source can be copied from without passing them, none of them is."""
+    sources -= {dest}
+    options = {"leaving": {1: frozenset(leaving)}}
+    (one,) = planned([want(dest=dest)], {1: sources}, given_links, **options)
+    others = [link for link in given_links if link.src not in leaving]
+    (without,) = planned([want(dest=dest)], {1: sources - leaving}, others)
+    (anyhow,) = planned([want(dest=dest)], {1: sources}, given_links)
+    assert (one.code in MOVING) is (anyhow.code in MOVING or without.code in MOVING)
+    if without.code in MOVING:
+        assert one.path == without.path
+    if one.path and one.path[0] in leaving:
+        assert not without.path
+
+
+def test_a_route_from_what_is_to_be_deleted_is_left_for_another():
+    ways = [link(1, 4, cost=10), link(2, 4, cost=1000)]
+    row = want(path=(1, 4))
+    (kept,) = planned([row], {1: {1, 2}}, ways)
+    assert kept.path == (1, 4)
+    (left,) = planned([row], {1: {1, 2}}, ways, leaving={1: frozenset({1})})
+    assert left.path == (2, 4)
+    (only,) = planned([row], {1: {1}}, ways, leaving={1: frozenset({1})})
+    assert only.path == (1, 4)
+
+
+def test_some_of_the_files_come_straight_or_not_at_all():
+    row = want(partial=frozenset({1}))
+    (none,) = planned([row], {}, [link(1, 2), link(2, 4)])
+    assert none.code is Reason.NO_SOURCE
+    (straight,) = planned([row], {}, [link(1, 2), link(2, 4), link(1, 4, cost=10**4)])
+    assert straight.path == (1, 4)
+    (cheaper,) = planned([row], {1: {3}}, [link(3, 2), link(2, 4), link(1, 4, cost=10**4)])
+    assert cheaper.path == (3, 2, 4)
+
+
+def test_a_disabled_element_is_named():
+    (one,) = planned([want()], {1: {1}}, [], closed={4})
+    assert (one.code, one.params) == (Reason.SE_DISABLED, {"se": 4})

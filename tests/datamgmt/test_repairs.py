@@ -14,8 +14,9 @@ from catalogs import exceptions, replicas
 from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import InvalidCode, ReplicaState
-from catalogs.tables import block_replica, file_exception, invalid_file
+from catalogs.tables import block, block_replica, file_exception, invalid_file
 from datamgmt import deletion, repairs
+from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer
 from gridcore.db import Database
 
@@ -87,7 +88,12 @@ def test_the_block_manager_sees_to_it(grid: DataGrid, worker: Worker) -> None:
     spoil(grid, "B", 2)
     worker.take()
     duty = {one.name: one for one in worker.agents["block_manager"].duties()}["repair"]
-    assert duty.act(worker.held["agent/block_manager"]) == {"repairs": 1, "lost": 0}
+    assert duty.act(worker.held["agent/block_manager"]) == {
+        "repairs": 1,
+        "lost": 0,
+        "left_out": 0,
+        "finished": 0,
+    }
     worker.run()
     assert grid.count(file_exception) == 0
 
@@ -128,6 +134,89 @@ def test_what_is_to_go_is_not_repaired(grid: DataGrid) -> None:
     spoil(grid, "B", 2)
     grid.do(lambda conn, now: replicas.set_leaving_all(conn, [(1, grid.ids["B"])], now))
     assert arrange(grid) == 0
+
+
+def repair_all(grid: DataGrid, worker: Worker, rounds: int = 12) -> None:
+    for _ in range(rounds):
+        arrange(grid)
+        worker.run(rounds=10)
+
+
+def test_two_copies_with_other_bad_files_repair_each_other(grid: DataGrid, worker: Worker) -> None:
+    grid.do(lambda conn, now: deletion.release(conn, [(1, grid.ids["C"])], now))
+    worker.run()
+    spoil(grid, "A", 1, 2)
+    spoil(grid, "B", 3)
+    repair_all(grid, worker)
+    assert grid.count(file_exception) == grid.count(block_dest) == grid.count(transfer) == 0
+    assert all(well(grid, name, one) for name in "AB" for one in (1, 2, 3, 4))
+
+
+def test_each_missing_file_comes_from_where_it_is(grid: DataGrid, worker: Worker) -> None:
+    spoil(grid, "A", 1, 2)
+    spoil(grid, "B", 2, 3)
+    spoil(grid, "C", 3, 1)
+    repair_all(grid, worker)
+    assert grid.count(file_exception) == grid.count(block_dest) == grid.count(transfer) == 0
+    assert all(well(grid, name, one) for name in "ABC" for one in (1, 2, 3, 4))
+
+
+def only_at_a(grid: DataGrid, worker: Worker) -> None:
+    for name in "BC":
+        key = [(1, grid.ids[name])]
+        grid.do(lambda conn, now, key=key: deletion.release(conn, key, now))
+    worker.run()
+    assert grid.replicas() == {(1, "A"): ReplicaState.COMPLETE}
+
+
+def lose(grid: DataGrid, *files: int) -> None:
+    spoil(grid, "A", *files)
+    grid.clock.advance(3601)
+    assert give_up(grid) == len(files)
+
+
+def test_a_block_with_lost_files_arrives_without_them(grid: DataGrid, worker: Worker) -> None:
+    only_at_a(grid, worker)
+    lose(grid, 2, 3)
+    grid.subscribe("B")
+    total = worker.run()
+    assert total["done"] == 2
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    assert grid.count(block_dest) == grid.count(transfer) == 0
+    lacking = select(file_exception.c.file_id, file_exception.c.kind).where(
+        file_exception.c.se_id == grid.ids["B"]
+    )
+    assert sorted(grid.rows(lacking)) == [(2, FileFault.MISSING), (3, FileFault.MISSING)]
+    assert grid.rows(select(block.c.files)) == [(4,)]
+    assert arrange(grid) == 0
+    grid.check()
+
+
+def test_files_lost_on_the_way_are_waited_for_no_longer(grid: DataGrid, worker: Worker) -> None:
+    only_at_a(grid, worker)
+    grid.subscribe("B")
+    grid.tool.silent |= {grid.pfn("A", grid.lfn(2))}
+    worker.take()
+    for kind in ("block_manager", "router", "transfer_agent", "transfer_agent", "transfer_agent"):
+        worker.cycle(kind)
+    assert grid.replicas()[1, "B"] is ReplicaState.COPYING
+    grid.tool.silent.clear()
+    lose(grid, 3)
+    duty = {one.name: one for one in worker.agents["block_manager"].duties()}["repair"]
+    done = duty.act(worker.held["agent/block_manager"])
+    assert (done["left_out"], done["finished"]) == (1, 1)
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    assert grid.count(block_dest) == grid.count(transfer) == 0
+    grid.check()
+
+
+def test_of_a_block_all_files_of_which_are_lost_nothing_is_sent(grid: DataGrid, worker: Worker) -> None:
+    only_at_a(grid, worker)
+    lose(grid, 1, 2, 3, 4)
+    grid.subscribe("B")
+    worker.run(rounds=5)
+    said = grid.rows(select(block_dest.c.code, block_dest.c.params))
+    assert said == [(Reason.NO_SOURCE, {"dst": grid.ids["B"], "n": 4})]
 
 
 def test_a_file_without_a_good_copy_is_lost_after_a_while(grid: DataGrid) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamgmt.planning import BlockDest, Decision, plan
+from datamgmt.decisions import BlockDest, Decision
+from datamgmt.planning import plan
 from datamgmt.reasons import Reason, render
 from datamgmt.routing import Graph, LinkCost, NoRoute, Route, RoutingPolicy, route
 
