@@ -7,7 +7,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from catalogs import bookkeeping
 from catalogs.tables import block, dataset, holding
 from datamgmt import charging, linkqueues, transit
-from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscription_states import WANTING, SubscriptionState
 from datamgmt.tables import block_dest, subscription
 from gridcore.db import bulk
 from gridcore.db.bulk import Change
@@ -40,12 +40,20 @@ UNSEEN = (
     )
     .distinct()
 )
+#: Settled datasets of which something is still wanted for a subscription that has ended.
+UNASKED = (
+    select(dataset.c.id)
+    .join_from(block_dest, subscription, subscription.c.id == block_dest.c.subscription_id)
+    .join(dataset, dataset.c.id == subscription.c.dataset_id)
+    .where(subscription.c.state.not_in(WANTING), dataset.c.unsettled == 0)
+    .distinct()
+)
 
 
 def mend(conn: Connection) -> dict[str, int]:
     """Put right what wanted replicas say of their closed blocks, links of their queues, quotas of space and
     of transit of what is used; have allocation look where something is asked for that is neither there nor
-    wanted. How many there were."""
+    wanted, or wanted that nobody asks for. How many there were."""
     found = {
         "unseen_datasets": _look_again(conn),
         "wanted_sizes": _mend_sizes(conn),
@@ -66,7 +74,7 @@ def _mend_sizes(conn: Connection) -> int:
 
 
 def _look_again(conn: Connection) -> int:
-    found = sorted(conn.execute(UNSEEN).scalars())
+    found = {*conn.execute(UNSEEN).scalars(), *conn.execute(UNASKED).scalars()}
     if found:
         bookkeeping.unsettle(conn, found)
     return len(found)

@@ -15,6 +15,7 @@ from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, dataset
 from datamgmt import allocating, recount, subscriptions
 from datamgmt.invariants import INVARIANTS
+from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from gridcore.db import Database
 from gridcore.db.invariants import violations
@@ -62,6 +63,17 @@ def test_wanted_replicas_carry_their_blocks_sizes(grid: DataGrid) -> None:
     assert grid.do(lambda conn, _: recount.mend(conn)) == {"wanted_sizes": 1}
     assert grid.do(lambda conn, _: recount.mend(conn)) == {}
     assert grid.rows(sizes) == [known]
+
+
+def test_what_an_older_release_has_ended_is_wanted_no_longer(grid: DataGrid) -> None:
+    ended = update(subscription).values(state=SubscriptionState.REMOVED)
+    grid.do(lambda conn, _: conn.execute(ended))
+    assert unsettled(grid) == [0]
+    assert grid.do(lambda conn, _: recount.mend(conn)) == {"unseen_datasets": 1}
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
+    assert grid.count(block_dest) == 0
+    assert grid.replicas()[1, "B"] is ReplicaState.DELETING
+    assert grid.do(lambda conn, _: recount.mend(conn)) == {}
 
 
 def test_limits_count_the_room_that_is_kept(grid: DataGrid) -> None:
