@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import ClassVar
 
 from sqlalchemy import Connection
@@ -14,7 +15,8 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Agent, Context, Counts
 from catalogs import sites
 from catalogs.sites import StorageElement
-from datamgmt import copying, linkqueues, linkstates, tries
+from datamgmt import claiming, copying, finishing, linkqueues, linkstates, tries
+from datamgmt.claiming import Place
 from datamgmt.copying import Way
 from datamgmt.linkstates import LinkView
 from datamgmt.routing import LinkKey
@@ -22,8 +24,9 @@ from datamgmt.tools.base import TransferTool
 from datamgmt.tries import Claimed, Settled, Try
 from gridcore import metrics
 from gridcore.bus import Event
-from gridcore.db import leases
+from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
+from gridcore.db.statements import chunks
 from gridcore.errors import LeaseLost
 
 #: A lease per destination: `transfers/<SE>`.
@@ -34,6 +37,11 @@ PATIENCE_S = 1.0
 #: Seconds a bundle of files is to take, and the most files in one.
 BUNDLE_S = 0.5
 BUNDLE_MAX = 500
+#: Storage elements whose files are claimed, or noted as ended, in one transaction.
+TOGETHER = 100
+
+#: {destination: {source: files that may be in flight}}
+Rooms = Mapping[int, Mapping[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +135,34 @@ class TransferAgent(Agent):
         names = sorted(name for name in held if ids[name] in waiting)
         self._turn += 1  # with more of them than workers, each gets its turn
         first = self._turn % max(len(names), 1)
-        for position, name in enumerate(names[first:] + names[:first]):
-            free = max(self._workers, 1) - len(self._under_way)
-            share = -(-free // (len(names) - position)) if self._workers else 1
+        asking = names[first:] + names[:first]
+        room = claiming.open_room(topology.links, self._now(), self._policies)
+        while asking:
+            shares = self._shares(asking)
+            if not shares:
+                break
+            full = set[str]()
+            for part in chunks(shares, TOGETHER):
+                places = [(held[name], ids[name], shares[name]) for name in part]
+                full |= self._claim(places, room, topology, counts)
+            # What some have not made use of is the others'.
+            asking = [name for name in asking if name in full or name not in shares] if self._workers else []
+
+    def _now(self) -> datetime:
+        with self.context.database.snapshot() as conn:
+            return dbnow(conn)
+
+    def _shares(self, names: Sequence[str]) -> dict[str, int]:
+        """How many workers each may have for now; those that get none are left out."""
+        if not self._workers:
+            return dict.fromkeys(names, 1)
+        free, shares = self._workers - len(self._under_way), dict[str, int]()
+        for position, name in enumerate(names):
+            share = -(-free // (len(names) - position))
             if share > 0:
-                self._claim(held[name], ids[name], share, topology, counts)
+                shares[name] = share
+                free -= share
+        return shares
 
     def _clean_up(self, lease: Lease, se_id: int, counts: Counter[str]) -> None:
         """At takeover, or after a claim whose answer was lost: queue again what is in no thread of ours, and
@@ -140,35 +171,49 @@ class TransferAgent(Agent):
         in_hand = {try_.id for one in mine for try_ in one.bundle}
 
         def unit(conn: Connection) -> int:
-            return tries.abandon(conn, se_id, in_hand, leases.hold(conn, lease))
+            return claiming.abandon(conn, se_id, in_hand, leases.hold(conn, lease))
 
         with suppress(LeaseLost):
             counts["abandoned"] += self.context.database.transaction(unit)
             with self.context.database.snapshot() as conn:
-                blocks = tries.unfinished(conn, se_id)
+                blocks = finishing.unfinished(conn, se_id)
             self._finish(lease, se_id, blocks, counts)
             self._clean[lease.name] = lease.fence
 
-    def _claim(self, lease: Lease, se_id: int, share: int, topology: _Topology, counts: Counter[str]) -> None:
-        """Claim bundles for so many workers."""
+    def _claim(
+        self, places: Sequence[tuple[Lease, int, int]], room: Rooms, topology: _Topology, counts: Counter[str]
+    ) -> set[str]:
+        """Claim bundles for (lease, its storage element, so many workers); the leases that had enough."""
+        leases_ = {se_id: lease for lease, se_id, _ in places}
+        shares = {se_id: share for _, se_id, share in places}
+        asks = [self._place(lease, se_id, share, room) for lease, se_id, share in places]
 
         def unit(conn: Connection) -> list[Claimed]:
-            now = leases.hold(conn, lease)
-            room = tries.open_room(topology.links, se_id, now, self._policies)
-            sizes = {src: share * self._bundle((src, se_id)) for src in room}
-            room = {src: min(n, sizes[src]) for src, n in room.items()}
-            return tries.claim(conn, se_id, _mark(lease), room, max(sizes.values(), default=0), now)
+            now, mine = leases.hold_all(conn, leases_.values())
+            names = {lease.name for lease in mine}
+            return claiming.claim(conn, [one for one in asks if leases_[one.se_id].name in names], now)
 
-        clean = self._clean.pop(lease.name, None)
-        try:
+        with self._doubtful(leases_.values()):
             claimed = self.context.database.transaction(unit)
-        except LeaseLost:
-            return
-        if clean is not None:
-            self._clean[lease.name] = clean
+        bundles: Counter[int] = Counter()
         for bundle in self._bundles(claimed):
-            self._under_way.append(_UnderWay(lease, bundle, self._submit(bundle, topology)))
+            se_id = bundle[0].dst
+            bundles[se_id] += 1
+            self._under_way.append(_UnderWay(leases_[se_id], bundle, self._submit(bundle, topology)))
         counts["claimed"] += len(claimed)
+        return {leases_[se_id].name for se_id, n in bundles.items() if n >= shares[se_id]}
+
+    def _place(self, lease: Lease, se_id: int, share: int, room: Rooms) -> Place:
+        sizes = {src: share * self._bundle((src, se_id)) for src in room.get(se_id, {})}
+        free = {src: min(n, sizes[src]) for src, n in room.get(se_id, {}).items()}
+        return Place(se_id, _mark(lease), free, max(sizes.values(), default=0))
+
+    @contextmanager
+    def _doubtful(self, held: Iterable[Lease]) -> Iterator[None]:
+        """While a transaction's answer is awaited: without one, what is half done is found by cleaning up."""
+        clean = {one.name: fence for one in held if (fence := self._clean.pop(one.name, None)) is not None}
+        yield
+        self._clean |= clean
 
     def _bundle(self, hop: LinkKey) -> int:
         """Files of a link one worker takes at once: one, until it is known how long they take."""
@@ -216,11 +261,14 @@ class TransferAgent(Agent):
         by_lease: dict[Lease, list[Try]] = defaultdict(list)
         for one in ended:
             by_lease[one.lease] += self._learn(one)
+        mine = dict[Lease, list[Try]]()
         for lease, done in by_lease.items():
             if lease.name in held and held[lease.name].fence == lease.fence:
-                self._write(lease, done, topology, counts)
+                mine[lease] = done
             else:
                 counts["stale"] += len(done)
+        for part in chunks(mine, TOGETHER):
+            self._write({lease: mine[lease] for lease in part}, topology, counts)
         gone = set(map(id, ended))
         self._under_way = [one for one in self._under_way if id(one) not in gone]
 
@@ -231,37 +279,40 @@ class TransferAgent(Agent):
         self._pace[hop] = 0.7 * self._pace.get(hop, seconds) + 0.3 * seconds
         return result.tries
 
-    def _write(self, lease: Lease, done: Sequence[Try], topology: _Topology, counts: Counter[str]) -> None:
-        se_id = done[0].claimed.dst
-
+    def _write(self, ended: Mapping[Lease, Sequence[Try]], topology: _Topology, counts: Counter[str]) -> None:
         def unit(conn: Connection) -> Settled:
-            now = leases.hold(conn, lease)
-            return tries.settle(conn, se_id, _mark(lease), done, now, self._policies)
+            now, mine = leases.hold_all(conn, ended)
+            done = [one for lease in mine for one in ended[lease]]
+            marks = {one.claimed.dst: _mark(lease) for lease in mine for one in ended[lease]}
+            settled = tries.settle(conn, done, marks, now, self._policies)
+            lost = sum(map(len, ended.values())) - len(done)
+            return replace(settled, stale=settled.stale + lost)
 
-        clean = self._clean.pop(lease.name, None)  # whatever is left half done is found when cleaning up
-        try:
+        with self._doubtful(ended):
             settled = self.context.database.transaction(unit)
-        except LeaseLost:
-            counts["stale"] += len(done)
-            return
-        for name in ("done", "retry", "failed", "stale"):
-            counts[name] += getattr(settled, name)
-        _measure(done, topology)
-        with suppress(LeaseLost):
-            self._finish(lease, se_id, settled.blocks, counts)
-            if any(one.fault for one in done):
-                counts["spoilt"] += self.context.database.transaction(
-                    lambda conn: tries.spoil(conn, done, leases.hold(conn, lease))
-                )
-            if clean is not None:
-                self._clean[lease.name] = clean
+            for name in ("done", "retry", "failed", "stale"):
+                counts[name] += getattr(settled, name)
+            _measure([one for done in ended.values() for one in done], topology)
+            by_se: dict[int, list[int]] = defaultdict(list)
+            for block_id, se_id in sorted(settled.arrived):
+                by_se[se_id].append(block_id)
+            for lease, done in ended.items():
+                with suppress(LeaseLost):
+                    self._finish(lease, done[0].claimed.dst, by_se[done[0].claimed.dst], counts)
+                    self._spoil(lease, done, counts)
+
+    def _spoil(self, lease: Lease, done: Sequence[Try], counts: Counter[str]) -> None:
+        if any(one.fault for one in done):
+            counts["spoilt"] += self.context.database.transaction(
+                lambda conn: finishing.spoil(conn, done, leases.hold(conn, lease))
+            )
 
     def _finish(self, lease: Lease, se_id: int, blocks: Collection[int], counts: Counter[str]) -> None:
         with self.context.database.snapshot() as conn:
-            blocks = tries.whole(conn, se_id, blocks) if blocks else []
+            blocks = finishing.whole(conn, se_id, blocks) if blocks else []
         if blocks:
             completed = self.context.database.transaction(
-                lambda conn: tries.finish(conn, se_id, blocks, leases.hold(conn, lease))
+                lambda conn: finishing.finish(conn, se_id, blocks, leases.hold(conn, lease))
             )
             counts["completed"] += len(completed)
 
@@ -282,5 +333,4 @@ def _measure(done: Sequence[Try], topology: _Topology) -> None:
         for result, n in results.items():
             metrics.count("transfers", n, **ends, result=result)
         metrics.count("transfer_bytes", sum(one.bytes for one in mine), **ends)
-        for one in mine:
-            metrics.observe("transfer_seconds", one.seconds, **ends)
+        metrics.observe_all("transfer_seconds", (one.seconds for one in mine), **ends)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from catalogs.tables import link
 from datamgmt.routing import LinkKey
@@ -30,10 +30,6 @@ class Queue(NamedTuple):
     bytes: int = 0
     active: int = 0
 
-    def plus(self, other: Queue) -> Queue:
-        """Both together."""
-        return Queue(self.files + other.files, self.bytes + other.bytes, self.active + other.active)
-
 
 _COLUMNS = ("queued_files", "queued_bytes", "active_files")
 LINK_IDS = select(link.c.id, link.c.src_se_id, link.c.dst_se_id).where(
@@ -54,9 +50,9 @@ QUEUES = (
     .where(or_(link_state.c.queued_files != 0, link_state.c.active_files != 0))
 )
 ACTIVE_TO = (
-    select(link.c.src_se_id, link_state.c.active_files)
+    select(link.c.src_se_id, link.c.dst_se_id, link_state.c.active_files)
     .join_from(link, link_state, link_state.c.link_id == link.c.id)
-    .where(link.c.dst_se_id == bindparam("on_se"), link_state.c.active_files > 0)
+    .where(within(link.c.dst_se_id), link_state.c.active_files > 0)
 )
 _WAITS = one_of(transfer.c.state, WAITING)
 _GOES = transfer.c.state == TransferState.ACTIVE
@@ -99,10 +95,10 @@ def queues(conn: Connection) -> dict[LinkKey, Queue]:
     return {(row[0], row[1]): Queue(*row[2:]) for row in conn.execute(QUEUES)}
 
 
-def active_to(conn: Connection, se_id: int) -> dict[int, int]:
-    """By source SE, how many files are under way to the SE."""
-    (rows,) = reads.rows(conn, [Read(ACTIVE_TO, {"on_se": se_id})])
-    return dict(rows)
+def active_to(conn: Connection, ses: Sequence[int]) -> dict[LinkKey, int]:
+    """By link, how many files are under way to these SEs."""
+    (rows,) = reads.rows(conn, [Read(ACTIVE_TO, {"ids": ses})])
+    return {(src, dst): n for src, dst, n in rows}
 
 
 def waiting_at(conn: Connection) -> set[int]:
@@ -112,10 +108,13 @@ def waiting_at(conn: Connection) -> set[int]:
 
 def sums(changes: Iterable[tuple[LinkKey, Queue]]) -> dict[LinkKey, Queue]:
     """What comes to each link in all."""
-    found: dict[LinkKey, Queue] = defaultdict(Queue)
-    for hop, one in changes:
-        found[hop] = found[hop].plus(one)
-    return dict(found)
+    found: dict[LinkKey, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for hop, (files, size, active) in changes:
+        sums = found[hop]
+        sums[0] += files
+        sums[1] += size
+        sums[2] += active
+    return {hop: Queue(*one) for hop, one in found.items()}
 
 
 def ids(conn: Connection, hops: Iterable[LinkKey]) -> dict[LinkKey, int]:

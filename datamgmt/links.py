@@ -83,10 +83,12 @@ _ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one copy over the link ended, after verification. `blames_link` is False where the file or the
-    catalogue was at fault: such an end says nothing about the link."""
+    """How one copy over the link ended, after verification, or `files` good ones after each other.
+    `blames_link` is False where the file or the catalogue was at fault: such an end says nothing about the
+    link."""
 
     ok: bool
+    files: int = 1
     bytes: int = 0
     seconds: float = 0.0
     blames_link: bool = True
@@ -185,17 +187,18 @@ def price(
 def observe(
     state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy = DEFAULT_POLICY
 ) -> LinkState:
-    """The state after one ended copy. What is forced still learns."""
+    """The state after such an end. What is forced still learns."""
     if outcome.ok:
         return _succeeded(state, outcome, now, policy)
     return _failed(state, now, policy) if outcome.blames_link else state
 
 
 def _succeeded(state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy) -> LinkState:
-    rate = _averaged(state.rate, outcome.bytes / max(outcome.seconds, 1e-3), policy.rate_weight)
+    weight = 1 - (1 - policy.rate_weight) ** outcome.files
+    rate = _averaged(state.rate, outcome.bytes / max(outcome.seconds, 1e-3), weight)
     # As TCP does: twice the places per windowful of successes until something fails, then one place more.
-    more = 1.0 if state.opened_at is None else 1 / state.window
-    wider = min(state.window + more, float(policy.window_max))
+    wider = state.window + outcome.files if state.opened_at is None else _widened(state.window, outcome.files)
+    wider = min(wider, float(policy.window_max))
     reopened = "open again after its probe; " if state.parked_until else ""
     return replace(
         state,
@@ -208,6 +211,12 @@ def _succeeded(state: LinkState, outcome: Outcome, now: datetime, policy: LinkPo
         rationale=f"{reopened}{int(wider)} in flight: last copy good, {(rate or 0) / 1e6:.3g} MB/s a stream",
         opened_at=now if state.failures else state.opened_at,
     )
+
+
+def _widened(window: float, files: int) -> float:
+    for _ in range(files):
+        window += 1 / window
+    return window
 
 
 def _averaged(old: float | None, sample: float, weight: float) -> float | None:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce, update
+from sqlalchemy import Connection, case, select, type_coerce
 
 from catalogs.states import Switch
 from catalogs.tables import link, se
 from datamgmt import linkqueues
-from datamgmt.links import LinkPolicy, LinkState, Outcome, Phase, is_forced, observe, phase, window
+from datamgmt.links import LinkPolicy, LinkState, Phase, is_forced, phase, window
 from datamgmt.routing import LinkKey, RoutingPolicy
-from datamgmt.tables import link_bin, link_state
+from datamgmt.tables import link_state
 from datamgmt.transfer_states import RetryPolicy
-from gridcore.db import insert_rows
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read, rows
 from gridcore.settings import Settings
 
 BIN = timedelta(minutes=5)
-_ERROR_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,15 +121,6 @@ class LinkOverview:
     note: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One ended copy over a link; `error` is None for a good one."""
-
-    link_id: int
-    outcome: Outcome
-    error: str | None = None
-
-
 _SRC, _DST = se.alias("src_se"), se.alias("dst_se")
 _LINK = (
     "id",
@@ -186,31 +174,6 @@ STATES = (
     )
     .join_from(link_state, link, link.c.id == link_state.c.link_id)
     .where(within(link_state.c.link_id))
-)
-_COUNTED = ("files_ok", "files_bad", "bytes_ok")
-ADD_TO_LINK = (
-    update(link_state)
-    .where(link_state.c.link_id == bindparam("on_link"))
-    .values(
-        state=bindparam("new_state"),
-        rationale=bindparam("new_rationale"),
-        last_error=func.coalesce(bindparam("new_error"), link_state.c.last_error),
-        parked_until=bindparam("new_parked"),
-        window_files=bindparam("new_window"),
-        rate=bindparam("new_rate"),
-        failures=bindparam("new_failures"),
-        opened_at=bindparam("new_opened"),
-        updated_at=bindparam("at"),
-        **{name: link_state.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in _COUNTED},
-    )
-)
-ADD_TO_BIN = (
-    update(link_bin)
-    .where(link_bin.c.link_id == bindparam("on_link"), link_bin.c.bin_start == bindparam("in_bin"))
-    .values(
-        busy_s=link_bin.c.busy_s + bindparam("more_busy_s"),
-        **{name: link_bin.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in _COUNTED},
-    )
 )
 
 
@@ -326,58 +289,9 @@ def overview(conn: Connection, now: datetime, policy: LinkPolicy) -> list[LinkOv
     return result
 
 
-def record(conn: Connection, ended: Iterable[Ended], now: datetime, policy: LinkPolicy) -> None:
-    """Learn from copies that ended. One agent serves all links into a storage element, so that nobody else
-    writes these rows meanwhile."""
-    by_link: dict[int, list[Ended]] = defaultdict(list)
-    for one in ended:
-        by_link[one.link_id].append(one)
-    found = {row.link_id: row for row in conn.execute(STATES, {"ids": sorted(by_link)})}
-    for link_id, ends in sorted(by_link.items()):
-        row = found.get(link_id)
-        state = _learnt(row) if row else LinkState()
-        mine = replace(policy, window_max=row.window_max) if row and row.window_max else policy
-        for one in ends:
-            state = observe(state, one.outcome, now, mine)
-        _add(conn, link_id, state, ends, now)
-
-
 def documents(conn: Connection, link_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The state in JSON of those of the links that have shown anything."""
     return {row.link_id: row.state or {} for row in conn.execute(STATES, {"ids": sorted(link_ids)})}
-
-
-def _learnt(row: Any) -> LinkState:
-    """All that is known; JSON has what the columns have not."""
-    state = LinkState.from_json(row.state or {})
-    return state if row.window_files is None else replace(state, opened_at=row.opened_at)
-
-
-def _add(conn: Connection, link_id: int, state: LinkState, ends: Sequence[Ended], now: datetime) -> None:
-    good = [one.outcome for one in ends if one.outcome.ok]
-    bytes_ok = sum(one.bytes for one in good)
-    more = {"files_ok": len(good), "files_bad": len(ends) - len(good), "bytes_ok": bytes_ok}
-    binds = {f"more_{name}": n for name, n in more.items()}
-    errors = [one.error for one in ends if one.error]
-    values: dict[str, object] = {
-        "state": state.to_json(),
-        "rationale": state.rationale[:300],
-        "error": errors[-1][:_ERROR_MAX] if errors else None,
-        "parked": state.parked_until,
-        "window": state.window,
-        "rate": state.rate,
-        "failures": state.failures,
-        "opened": state.opened_at,
-    }
-    new = {f"new_{name}": value for name, value in values.items()}
-    if not conn.execute(ADD_TO_LINK, {"on_link": link_id, "at": now, **new, **binds}).rowcount:
-        insert_rows(conn, link_state, [{"link_id": link_id, "state": {}, "updated_at": now}])
-        conn.execute(ADD_TO_LINK, {"on_link": link_id, "at": now, **new, **binds})
-    busy = sum(one.outcome.seconds for one in ends)
-    here = {"on_link": link_id, "in_bin": bin_of(now)}
-    if not conn.execute(ADD_TO_BIN, {**here, "more_busy_s": busy, **binds}).rowcount:
-        key = {"link_id": link_id, "bin_start": bin_of(now)}
-        insert_rows(conn, link_bin, [{**key, "busy_s": busy, **more}])
 
 
 def bin_of(now: datetime) -> datetime:

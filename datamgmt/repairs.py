@@ -25,7 +25,7 @@ from catalogs import validity
 from catalogs.bookkeeping import blocks_by_id
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block, block_replica, data_file, file_exception, invalid_file
-from datamgmt import destinations, linkqueues, transfers, tries
+from datamgmt import destinations, finishing, linkqueues, transfers
 from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.reasons import Reason
 from datamgmt.tables import ALL_QUEUED, block_dest, transfer
@@ -230,7 +230,7 @@ def finish(conn: Connection, now: datetime) -> int:
     lock_rows(conn, block, {row.block_id for row in found})
     for row in found:
         by_se[row.se_id].add(row.block_id)
-    return sum(len(tries.finish(conn, se_id, ids, now)) for se_id, ids in sorted(by_se.items()))
+    return sum(len(finishing.finish(conn, se_id, ids, now)) for se_id, ids in sorted(by_se.items()))
 
 
 def give_up(conn: Connection, now: datetime, after: timedelta) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -108,6 +108,13 @@ def gauge(name: str, value: float, **labels: str) -> None:
 def observe(name: str, seconds: float, **labels: str) -> None:
     """Add one length to a histogram. Raises ValueError for a name or label that is not in the table."""
     _child(_collectors().histograms, name, labels).observe(seconds)
+
+
+def observe_all(name: str, lengths: Iterable[float], **labels: str) -> None:
+    """Add lengths to a histogram. Raises ValueError for a name or label that is not in the table."""
+    add = _child(_collectors().histograms, name, labels).observe
+    for seconds in lengths:
+        add(seconds)
 
 
 def expose() -> bytes:

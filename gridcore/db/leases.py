@@ -15,7 +15,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
+from gridcore.db import reads
 from gridcore.db.engine import dbnow
+from gridcore.db.idlists import within
+from gridcore.db.reads import Read
 from gridcore.db.statements import insert_rows, lock_rows
 from gridcore.errors import LeaseLost
 from gridcore.tables import lease
@@ -76,6 +79,7 @@ class Lease:
 
 ROWS = select(lease).where(lease.c.name.in_(bindparam("names", expanding=True))).order_by(lease.c.id)
 BY_ID = select(lease.c.fence, lease.c.expires_at).where(lease.c.id == bindparam("lease_id"))
+BY_IDS = select(lease.c.id, lease.c.fence, lease.c.expires_at).where(within(lease.c.id))
 TAKE = (
     update(lease)
     .where(lease.c.id == bindparam("lease_id"), lease.c.fence == bindparam("seen"))
@@ -185,6 +189,15 @@ def give_back(conn: Connection, held: Sequence[Lease]) -> None:
     """Let others have them at once."""
     for one in sorted(held, key=lambda lease_: lease_.id):
         conn.execute(GIVE_BACK, {"lease_id": one.id, "held": one.fence})
+
+
+def hold_all(conn: Connection, held: Collection[Lease]) -> tuple[datetime, list[Lease]]:
+    """The database's time, and those of the leases that are ours for the rest of this transaction."""
+    lock_rows(conn, lease, [one.id for one in held])
+    now = dbnow(conn)
+    (rows,) = reads.rows(conn, [Read(BY_IDS, {"ids": [one.id for one in held]})])
+    valid = {key: fence for key, fence, until in rows if until is not None and until > now}
+    return now, [one for one in held if valid.get(one.id) == one.fence]
 
 
 def hold(conn: Connection, held: Lease) -> datetime:

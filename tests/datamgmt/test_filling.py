@@ -14,7 +14,8 @@ from catalogs import exceptions, replicas
 from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.tables import block, data_file
-from datamgmt import allocating, filling, linkqueues, linkstates, transfers, tries
+from datamgmt import allocating, claiming, filling, finishing, linkqueues, linkstates, transfers, tries
+from datamgmt.claiming import Place
 from datamgmt.linkqueues import Queue
 from datamgmt.tables import ALL_QUEUED, block_dest, group_weight, link_use, subscription, transfer
 from datamgmt.tools.base import ErrorClass
@@ -113,10 +114,10 @@ def test_only_files_with_exceptions_are_queued_for_a_repair(database: Database) 
 
     grid.do(spoil)
     assert fill(grid, 10) == 2
-    claimed = grid.do(lambda conn, now: tries.claim(conn, B, "me", {A: 9}, 9, now))
+    claimed = grid.do(lambda conn, now: claiming.claim(conn, [Place(B, "me", {A: 9}, 9)], now))
     assert [one.file_id for one in claimed] == sorted(bad)
     end(grid, claimed)
-    assert grid.do(lambda conn, now: tries.finish(conn, B, [1], now)) == [1]
+    assert grid.do(lambda conn, now: finishing.finish(conn, B, [1], now)) == [1]
     assert grid.do(lambda conn, _: exceptions.of_blocks(conn, [1])) == []
     assert grid.count(transfer) == grid.count(block_dest) == 0
     grid.check()
@@ -135,7 +136,7 @@ def end(grid: DataGrid, claimed: list[Claimed], error: ErrorClass | None = None)
         for one in claimed
     ]
     policies = linkstates.policies(grid.settings)
-    return grid.do(lambda conn, now: tries.settle(conn, B, "me", done, now, policies))
+    return grid.do(lambda conn, now: tries.settle(conn, done, {B: "me"}, now, policies))
 
 
 def test_groups_get_what_they_weigh(database: Database) -> None:
@@ -178,7 +179,9 @@ def test_each_file_is_at_one_place_and_links_count_it(database: Database, seed: 
                 fill(grid, portion, (src, B))
             case "claim":
                 claimed = grid.do(
-                    lambda conn, now: tries.claim(conn, B, "me", {A: window, C: window}, portion, now)
+                    lambda conn, now: claiming.claim(
+                        conn, [Place(B, "me", {A: window, C: window}, portion)], now
+                    )
                 )
                 held += claimed
                 assert all(n <= window for n in Counter(one.src for one in held).values())
@@ -192,13 +195,13 @@ def test_each_file_is_at_one_place_and_links_count_it(database: Database, seed: 
                 keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
                 grid.do(lambda conn, now, keys=keys: transfers.follow(conn, keys, now))
             case "abandon":
-                grid.do(lambda conn, now: tries.abandon(conn, B, [], now))
+                grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
                 held = []
             case "later":
                 grid.clock.advance(timedelta(hours=2).total_seconds())
             case "finish":
-                blocks = grid.do(lambda conn, _: tries.unfinished(conn, B))
-                grid.do(lambda conn, now, blocks=blocks: tries.finish(conn, B, blocks, now))
+                blocks = grid.do(lambda conn, _: finishing.unfinished(conn, B))
+                grid.do(lambda conn, now, blocks=blocks: finishing.finish(conn, B, blocks, now))
         whole(grid)
 
 

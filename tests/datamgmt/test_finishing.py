@@ -17,7 +17,19 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, destinations, filling, linkerrors, linkqueues, linkstates, transfers, tries
+from datamgmt import (
+    allocating,
+    claiming,
+    destinations,
+    filling,
+    finishing,
+    linkerrors,
+    linkqueues,
+    linkstates,
+    transfers,
+    tries,
+)
+from datamgmt.claiming import Place
 from datamgmt.linkqueues import Queue
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import ErrorClass, Owner
@@ -52,7 +64,7 @@ def grid(database: Database) -> DataGrid:
 
 
 def claim(grid: DataGrid, n: int = FILES) -> list[Claimed]:
-    return grid.do(lambda conn, now: tries.claim(conn, B, "me", {A: FILES, C: FILES}, n, now))
+    return grid.do(lambda conn, now: claiming.claim(conn, [Place(B, "me", {A: FILES, C: FILES}, n)], now))
 
 
 def settle(
@@ -63,11 +75,11 @@ def settle(
         for one in claimed
     ]
     policies = linkstates.policies(grid.settings)
-    return grid.do(lambda conn, now: tries.settle(conn, B, "me", done, now, policies))
+    return grid.do(lambda conn, now: tries.settle(conn, done, {B: "me"}, now, policies))
 
 
 def finish(grid: DataGrid) -> list[int]:
-    return grid.do(lambda conn, now: tries.finish(conn, B, [1], now))
+    return grid.do(lambda conn, now: finishing.finish(conn, B, [1], now))
 
 
 def cancel(grid: DataGrid) -> None:
@@ -113,7 +125,7 @@ def test_claims_and_moves_at_once_leave_each_file_on_one_link(grid: DataGrid) ->
         states = grid.rows(select(transfer.c.src_se_id, transfer.c.state, func.count()).group_by(*KINDS))
         assert sum(n for _, state, n in states if state is TransferState.ACTIVE) == len(claimed)
         grid.check()
-        grid.do(lambda conn, now: tries.abandon(conn, B, [], now))
+        grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
         grid.check()
 
 
@@ -156,7 +168,7 @@ def test_what_arrived_before_a_crash_is_finished_by_the_heir(grid: DataGrid) -> 
 def test_counts_of_an_older_release_are_put_right_at_takeover(grid: DataGrid) -> None:
     claim(grid, 3)
     grid.do(lambda conn, now: linkqueues.change(conn, {(A, B): Queue(-5, -1, -2)}, now))
-    grid.do(lambda conn, now: tries.abandon(conn, B, [], now))
+    grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
     assert queues(grid)[A, B].files == FILES
     assert queues(grid)[A, B].active == 0
     grid.check()
@@ -174,7 +186,7 @@ def test_a_file_found_bad_at_its_source_is_noted_there(grid: DataGrid) -> None:
         )
         for each, fault in ((one, FileFault.MISSING), (other, None))
     ]
-    assert grid.do(lambda conn, now: tries.spoil(conn, done, now)) == 1
+    assert grid.do(lambda conn, now: finishing.spoil(conn, done, now)) == 1
     (found,) = grid.do(lambda conn, _: exceptions.of_blocks(conn, [1]))
     assert (found.se_id, found.file_id, found.kind, found.note) == (A, one.file_id, FileFault.MISSING, "gone")
 

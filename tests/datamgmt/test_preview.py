@@ -9,9 +9,9 @@ from grids.data_grid import DataGrid
 from sqlalchemy import select, update
 
 from catalogs.tables import block, block_replica, se
-from datamgmt import linkstates, preview, subscriptions
+from datamgmt import linkends, linkstates, preview, subscriptions
+from datamgmt.linkends import Ended
 from datamgmt.links import Outcome
-from datamgmt.linkstates import Ended
 from datamgmt.preview import Amount, Preview, Subject
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, subscription, transfer
@@ -57,7 +57,7 @@ def test_hours_come_from_what_the_links_have_shown(database: Database) -> None:
     grid.produce(2)
     policies = linkstates.policies(grid.settings)
     outcome = Outcome(ok=True, bytes=size_of(grid) * 10, seconds=1.0)
-    grid.do(lambda conn, now: linkstates.record(conn, [Ended(102, outcome)], now, policies.link))
+    grid.do(lambda conn, now: linkends.record(conn, [Ended(102, outcome)], now, policies.link))
     grid.clock.advance(600)
     found = ask(grid, "B")
     # Ten times the bytes in one bin of five minutes: half a minute.

@@ -17,6 +17,7 @@ from datamgmt import (
     destinations,
     hops,
     leftovers,
+    linkends,
     linkstates,
     linkwords,
     rerouting,
@@ -24,8 +25,8 @@ from datamgmt import (
     subscriptions,
     transit,
 )
+from datamgmt.linkends import Ended
 from datamgmt.links import LinkState, Outcome, Phase
-from datamgmt.linkstates import Ended
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, link_state, route_history, route_via
 from datamgmt.words import Changes, View
@@ -340,7 +341,7 @@ def test_words_of_operators_hold_a_link_and_probes_end_its_rest(grid: DataGrid) 
     assert not grid.do(lambda conn, now: linkwords.probe(conn, 102, now))
     bad = [Ended(102, Outcome(ok=False), "it broke")] * 3
     policy = linkstates.policies(grid.settings).link
-    grid.do(lambda conn, now: linkstates.record(conn, bad, now, policy))
+    grid.do(lambda conn, now: linkends.record(conn, bad, now, policy))
     word = decide(grid).words[1, 2]
     assert (word.code, word.params["n"]) == (Reason.LINK_PARKED, 3)
     assert grid.do(lambda conn, now: linkwords.probe(conn, 102, now))

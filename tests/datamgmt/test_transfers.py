@@ -13,7 +13,8 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, filling, linkqueues, linkstates, transfers, tries
+from datamgmt import allocating, claiming, filling, finishing, linkqueues, linkstates, transfers, tries
+from datamgmt.claiming import Place
 from datamgmt.tables import block_dest, link_bin, link_state, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState
@@ -49,18 +50,18 @@ def fill(grid: DataGrid, n: int, hop: tuple[int, int] = HOP) -> int:
 
 
 def claim(grid: DataGrid, n: int = 10, me: str = "me", room: dict[int, int] = ROOM) -> list[Claimed]:
-    return grid.do(lambda conn, now: tries.claim(conn, B, me, room, n, now))  # type: ignore[no-any-return]
+    return grid.do(lambda conn, now: claiming.claim(conn, [Place(B, me, room, n)], now))  # type: ignore[no-any-return]
 
 
 def settle(grid: DataGrid, done: list[Try], me: str = "me") -> Settled:
     policies = linkstates.policies(grid.settings)
-    found = grid.do(lambda conn, now: tries.settle(conn, B, me, done, now, policies))
+    found = grid.do(lambda conn, now: tries.settle(conn, done, {B: me}, now, policies))
     grid.check()
     return found  # type: ignore[no-any-return]
 
 
 def finish(grid: DataGrid, block_id: int = 1) -> list[int]:
-    found = grid.do(lambda conn, now: tries.finish(conn, B, [block_id], now))
+    found = grid.do(lambda conn, now: finishing.finish(conn, B, [block_id], now))
     grid.check()
     return found  # type: ignore[no-any-return]
 
@@ -121,12 +122,12 @@ def test_nothing_is_claimed_from_a_source_that_is_gone_or_a_hop_that_was_left(gr
 def test_the_last_file_completes_the_replica_and_folds_the_rows(grid: DataGrid) -> None:
     fill(grid, 4)
     claimed = claim(grid)
-    arrived = frozenset([1])
-    assert settle(grid, [good(one) for one in claimed[:3]]) == Settled(done=3, blocks=arrived)
+    arrived = frozenset([(1, B)])
+    assert settle(grid, [good(one) for one in claimed[:3]]) == Settled(done=3, arrived=arrived)
     assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COPYING
-    assert settle(grid, [good(claimed[3])]) == Settled(done=1, blocks=arrived)
-    assert grid.do(lambda conn, _: tries.unfinished(conn, B)) == [1]
+    assert settle(grid, [good(claimed[3])]) == Settled(done=1, arrived=arrived)
+    assert grid.do(lambda conn, _: finishing.unfinished(conn, B)) == [1]
     assert finish(grid) == [1]
     assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
@@ -190,14 +191,14 @@ def test_hops_count_from_the_farthest_source(grid: DataGrid) -> None:
 def test_a_dead_agents_claims_are_queued_again_and_its_words_dropped(grid: DataGrid) -> None:
     fill(grid, 2)
     claimed = claim(grid, me="dead")
-    assert grid.do(lambda conn, now: tries.abandon(conn, B, [claimed[0].id], now)) == 1
+    assert grid.do(lambda conn, now: claiming.abandon(conn, B, [claimed[0].id], now)) == 1
     assert states(grid) == [TransferState.ACTIVE, TransferState.QUEUED]
     claim(grid, me="heir")
     assert settle(grid, [good(one) for one in claimed], me="dead") == Settled(
-        done=1, stale=1, blocks=frozenset([1])
+        done=1, stale=1, arrived=frozenset([(1, B)])
     )
     assert settle(grid, [good(one) for one in claimed], me="heir") == Settled(
-        done=1, stale=1, blocks=frozenset([1])
+        done=1, stale=1, arrived=frozenset([(1, B)])
     )
     assert grid.rows(select(link_state.c.files_ok)) == [(2,)]
 
@@ -218,7 +219,7 @@ def test_a_takeover_forgets_cancelled_copies(grid: DataGrid) -> None:
     claim(grid)
     grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
     grid.do(lambda conn, now: transfers.cancel(conn, [(1, B), (2, B)], now))
-    assert grid.do(lambda conn, now: tries.abandon(conn, B, [], now)) == 0
+    assert grid.do(lambda conn, now: claiming.abandon(conn, B, [], now)) == 0
     assert grid.count(transfer) == 0
 
 
@@ -228,15 +229,15 @@ def test_a_failing_link_is_parked_and_others_faults_are_not_its_own(grid: DataGr
     claimed = claim(grid)
     settle(grid, [bad(one, ErrorClass.SOURCE_MISSING) for one in claimed[:1]])
     views = grid.do(lambda conn, _: linkstates.views(conn))
-    assert tries.open_room(views, B, grid.clock.now(), policies) == {A: 2, C: 2}
+    assert claiming.open_room(views, grid.clock.now(), policies) == {B: {A: 2, C: 2}}
     settle(grid, [bad(one) for one in claimed[1:]])
     views = grid.do(lambda conn, _: linkstates.views(conn))
-    assert tries.open_room(views, B, grid.clock.now(), policies) == {C: 2}
+    assert claiming.open_room(views, grid.clock.now(), policies) == {B: {C: 2}}
     lines = grid.do(lambda conn, now: linkstates.overview(conn, now, policies.link))
     (line,) = (one for one in lines if one.src == "T2_A")
     assert (line.files_bad, line.window, line.last_error) == (4, 0, "it broke")
     shut = {key: replace(one, enabled=False) for key, one in views.items()}
-    assert tries.open_room(shut, B, grid.clock.now(), policies) == {}
+    assert claiming.open_room(shut, grid.clock.now(), policies) == {}
 
 
 def test_priority_reaches_what_is_queued(grid: DataGrid) -> None:

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.replicas import Begin
-from datamgmt import asking, linkstates, recount
+from datamgmt import asking, linkends, recount
 from datamgmt.asking import Order
+from datamgmt.linkends import Ended
 from datamgmt.links import LinkPolicy, Outcome
-from datamgmt.linkstates import Ended
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer
 from datamgmt.transfer_states import TransferState
@@ -261,7 +261,7 @@ class Builder:
         ended = [Ended(n, good) for n in (1, 4, 4, 4, 5, 6, 10, 10, 10, 10, 7)]
         ended += [Ended(9, bad, f"connection refused {SCRIPT}") for _ in range(3)]
         ended.append(Ended(10, bad, "adler32 differs"))
-        self.do(linkstates.record, ended, now, policy)
+        self.do(linkends.record, ended, now, policy)
         self.do(recount.mend)
 
 
