@@ -280,7 +280,7 @@ def _unsettle(conn: Connection, block_ids: Collection[int]) -> None:
 
 
 def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime, until: datetime) -> None:
-    """Look again then at those that are sources, of copies to these SEs."""
+    """Look again then at those that are sources, of copies to these SEs; others may take their place."""
     if waiting:
         put = {
             "due_at": Same(until),
@@ -290,6 +290,9 @@ def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime
         }
         bulk.write(conn, [Change(deletion, {"id": [row.id for row, _ in waiting]}, put=put)])
         replicas.set_leaving_all(conn, [row.place for row, _ in waiting], until)
+        # The router is to find other sources for what has not got all its files yet.
+        for se_id in sorted({row.se_id for row, _ in waiting}):
+            destinations.stir(conn, [row.block_id for row, _ in waiting if row.se_id == se_id], se_id)
 
 
 def _refuse(conn: Connection, judged: Sequence[tuple[Row, Why]], now: datetime) -> None:
