@@ -93,16 +93,17 @@ def judge(
         block_id, se_id = key
         rows = held.get(block_id, {})
         mine = rows.get(se_id)
-        leaving = {one.se_id for one in rows.values() if one.delete_at is not None}
-        custody = custodial_too if isinstance(custodial_too, bool) else key in custodial_too
-        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custody, leaving=leaving)
         if mine is None or (complete_only and mine.state is not ReplicaState.COMPLETE):
-            why = Kept.ABSENT
-        elif why is None and key in held_for and mine.state is not ReplicaState.DELETING:
+            kept[key] = Kept.ABSENT
+            continue
+        custody = custodial_too if isinstance(custodial_too, bool) else key in custodial_too
+        leaving = [one.se_id for one in rows.values() if one.delete_at is not None]
+        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custody, leaving=leaving)
+        if why is None and key in held_for and mine.state is not ReplicaState.DELETING:
             why = Kept.IN_USE
         if why is not None:
             kept[key] = why
-        elif mine is not None and mine.state is not ReplicaState.DELETING:
+        elif mine.state is not ReplicaState.DELETING:
             going.append(mine)
             rows[se_id] = mine._replace(state=ReplicaState.DELETING)
     return kept, going
@@ -137,5 +138,7 @@ def refusal(
         return None
     if not others:
         return Kept.LAST
+    if not faults:
+        return None
     nowhere_good = set.intersection(*(set(faults.get(one.se_id, ())) for one in others))
     return Kept.LAST_OF_FILES if nowhere_good - set(faults.get(se_id, ())) else None
