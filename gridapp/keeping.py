@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from catalogs import bookkeeping, discovery, facts, histories
-from catalogs.bookkeeping import DatasetRow
+from catalogs.bookkeeping import BlockPolicy, DatasetRow
 from catalogs.facts import Amendment
 from catalogs.states import Access, BlockState
 from gridapp import naming
@@ -18,8 +18,35 @@ from gridapp.insights.values import plain
 from gridcore import audit, identity
 from gridcore.errors import UsageError
 from gridcore.identity import Action, Principal, Subject
+from gridcore.ids import check_dataset
 
 REASON_MAX = 200
+
+
+def create_dataset(
+    context: Context, name: str, actor: Principal, new: Amendment, policy: BlockPolicy
+) -> dict[str, Any]:
+    """Make an open dataset without files and state something of it: {"dataset", "state", "new", "changed"}.
+
+    One that is there keeps its policy. Raises UsageError for an odd name, Denied.
+    """
+    check_dataset(name)
+    with context.database.snapshot() as conn:
+        old = bookkeeping.dataset_by_name(conn, name)
+    identity.require(actor, Action.DATASET_IMPORT, Subject(group=(old.group or "") if old else ""))
+    if old is None:
+        now, key = context.clock.now(), context.keys.one("dataset")
+
+        def unit(conn: Connection) -> None:
+            if bookkeeping.create_dataset(conn, key, name, policy, now) == key:
+                histories.tell_dataset(conn, key, "created", actor.name, now, {})
+                audit.record(conn, actor.name, "dataset create", f"dataset {name}", now, {})
+
+        context.database.transaction(unit)
+    said = _amend(context, name, new, "set", actor) if new.columns or new.metadata else {"changed": {}}
+    with context.database.snapshot() as conn:
+        state = naming.dataset(conn, name).state
+    return {"dataset": name, "state": state.value, "new": old is None, "changed": said["changed"]}
 
 
 def set_facts(context: Context, name: str, new: Amendment, actor: Principal) -> dict[str, Any]:

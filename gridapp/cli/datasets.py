@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gridapp.cli import finding, output
+from gridapp.cli import contents, finding, output
 from gridapp.cli.verbs import Noun, Place, Record, limit_option, shown
 from gridcore.errors import Unavailable, UsageError
 
@@ -50,6 +50,8 @@ def dataset_show(place: Place, name: str) -> Record:
     return place.ask(lambda conn: datasets.dataset(conn, name))
 
 
+for command in (contents.files, contents.pfns, contents.parents, contents.children):
+    dataset.add_command(command)
 dataset.add_command(finding.find)
 dataset.add_command(finding.fields)
 dataset.add_command(finding.where)
@@ -65,6 +67,41 @@ def dataset_history(place: Place, name: str, limit: int) -> list[Record]:
     from gridapp.insights import datasets
 
     return place.ask(lambda conn: datasets.history(conn, name, limit))
+
+
+@dataset.command("create")
+@click.argument("name")
+@click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--description", help="What it is, in a sentence.")
+@click.option("--group", help="The group it belongs to.")
+@click.option("--block-files", type=click.IntRange(1), help="A block is closed with so many files.")
+@click.option("--block-bytes", type=click.IntRange(1), help="A block is closed with so many bytes.")
+@click.option("--block-age", type=click.IntRange(1), help="A block is closed so many seconds after it began.")
+@shown()
+@click.pass_obj
+def dataset_create(
+    place: Place,
+    name: str,
+    values: tuple[str, ...],
+    description: str | None,
+    group: str | None,
+    block_files: int | None,
+    block_bytes: int | None,
+    block_age: int | None,
+) -> Record:
+    """Make a dataset without files, /PRIMARY/PROCESSED/TIER, and say something of it: collision=AuAu.
+
+    The same again changes nothing; the size of its blocks is given once, else by the settings.
+    """
+    from catalogs import facts
+    from catalogs.bookkeeping import BlockPolicy
+    from gridapp import keeping
+
+    new = facts.amendment(_pairs(values), description=description, group=group)
+    with place.acting() as (installation, context, actor):
+        usual = installation.settings.block
+        policy = BlockPolicy(block_files or usual.files, block_bytes or usual.bytes, block_age or usual.age_s)
+        return keeping.create_dataset(context, name, actor, new, policy)
 
 
 @dataset.command("set")

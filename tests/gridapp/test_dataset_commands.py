@@ -234,3 +234,38 @@ def test_imports_that_are_refused(place: Path, shelf: Shelf, text: str | None, c
     name = "list.txt" if text is None else listed
     assert says in run(place, "dataset", "import", name, "--se", SE, "--dataset", "/New/v1/RAW", code=code)
     assert run(place, "dataset", "list", "/New/*") == []
+
+
+def test_a_dataset_is_made_once(place: Path, shelf: Shelf) -> None:
+    name = "/MinBias/Spring26-v2/RAW"
+    order = ("dataset", "create", name, "collision=AuAu", "--group", "heavy", "--block-files", 7)
+    assert run(place, *order)["new"] is True
+    again = run(place, *order)
+    assert (again["state"], again["new"], again["changed"]) == ("OPEN", False, {})
+    shown = run(place, "dataset", "show", name)
+    assert (shown["metadata"], shown["group"], shown["files"]) == ({"collision": "AuAu"}, "heavy", 0)
+    made = shelf.read(
+        lambda conn: conn.exec_driver_sql("SELECT block_files FROM dataset WHERE prim = 'MinBias'")
+    )
+    assert [row[0] for row in made] == [100, 7]
+    assert [one["change"] for one in run(place, "dataset", "history", name)] == ["set", "created"]
+    run(place, "dataset", "create", "/no", code=2)
+    shelf.take_roles()
+    run(place, "dataset", "create", "/MinBias/Spring26-v3/RAW", code=4)
+
+
+def test_what_is_in_a_dataset(place: Path, shelf: Shelf) -> None:
+    shelf.register(12)
+    first = run(place, "dataset", "files", DATASET, "--limit", 5)
+    assert [one["lfn"] for one in first] == [lfn(number) for number in range(5)]
+    rest = run(place, "dataset", "files", DATASET, "--after", first[-1]["lfn"])
+    assert [one["lfn"] for one in rest] == [lfn(number) for number in range(5, 12)]
+    run(place, "dataset", "files", DATASET, "--after", "/store/none", code=3)
+    found = run(place, "dataset", "pfns", DATASET, "--se", SE)
+    expected = [
+        one["pfn"] for one in run(place, "tfc", "lfn2pfn", SE, *(lfn(number) for number in range(12)))
+    ]
+    assert [one["pfn"] for one in found] == expected
+    assert len(run(place, "dataset", "pfns", DATASET, "--se", SE, "--limit", 5)) == 5
+    assert run(place, "dataset", "pfns", DATASET, "--se", "T2_DE_Ash_Disk") == []
+    assert run(place, "dataset", "parents", DATASET) == run(place, "dataset", "children", DATASET) == []
