@@ -218,7 +218,7 @@ def failure(conn: Connection, row: Any) -> list[Said]:
     facts = {
         **ends,
         "attempt": row.attempts,
-        "max_attempts": RetryPolicy().max_attempts,
+        "max_attempts": _most(row.error_class) if known else RetryPolicy().max_attempts,
         "error_class": row.error_class,
         "owner": ErrorClass(row.error_class).owner.value if known else None,
         "error": row.error,
@@ -232,6 +232,11 @@ def failure(conn: Connection, row: Any) -> list[Said]:
         return [(Reason.TFC_NO_PFN, {"se": _without_pfn(conn, row, lfn), "lfn": lfn}), last]
     blamed = _BLAMED.get(row.error_class)
     return [last, (blamed, ends)] if blamed else [last]
+
+
+def _most(error_class: str) -> int:
+    """Tries that end in such an error before the transfer is given up."""
+    return min(ErrorClass(error_class).tries, RetryPolicy().max_attempts)
 
 
 def _without_pfn(conn: Connection, row: Any, lfn: str) -> int:
