@@ -1,4 +1,4 @@
-"""What the pages of the data half show: deliveries by group, the quality of links, deletions.
+"""What the pages of the data half show: deliveries by group, the quality of links.
 
 Each question is bounded: a page of rows by key, counters instead of what they count, and of many wanted
 replicas the first ones.
@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, or_, select
+from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, dataset, holding, link, se
-from datamgmt.deletion_states import MEANING, DeletionState
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, deletion, link_bin, subscription
+from datamgmt.tables import block_dest, link_bin, subscription
 from gridapp.insights.deliveries import sentence
 from gridapp.insights.topology import se_names
 from gridapp.insights.values import KEY_MAX, iso, plain, record
@@ -249,51 +248,3 @@ def _good(good: int, bad: int) -> float:
     if not good or not bad:
         return 100.0 if good else 0.0
     return min(max(round(100 * good / (good + bad), 1), 0.1), 99.9)
-
-
-# --- deletions ---------------------------------------------------------------------------------------
-
-DELETIONS = (
-    select(
-        deletion,
-        dataset.c.name.label("dataset"),
-        block.c.name.label("block"),
-        block.c.files,
-        block.c.bytes,
-        se.c.name.label("se"),
-    )
-    .join_from(deletion, block, block.c.id == deletion.c.block_id)
-    .join(dataset, dataset.c.id == block.c.dataset_id)
-    .join(se, se.c.id == deletion.c.se_id)
-    .where(
-        deletion.c.id < _BEFORE, or_(bindparam("any_state") == 1, deletion.c.state == bindparam("in_state"))
-    )
-    .order_by(deletion.c.id.desc())
-    .limit(_N)
-)
-DELETION_STATES = select(deletion.c.state, func.count().label("n")).group_by(deletion.c.state)
-
-
-def deletions(
-    conn: Connection, before: int = KEY_MAX, state: DeletionState | None = None, limit: int = PAGE
-) -> dict[str, Any]:
-    """Deletions, newest first: {at, states: {state: n}, list, before}; each with its sentence."""
-    binds = {"any_state": int(state is None), "in_state": state or DeletionState.ASKED}
-    rows = conn.execute(DELETIONS, {**binds, "before": before, "n": limit + 1}).all()
-    names = se_names(conn)
-    return {
-        "at": iso(dbnow(conn)),
-        "states": {row.state.value: row.n for row in conn.execute(DELETION_STATES)},
-        "list": [_deletion(row, names) for row in rows[:limit]],
-        "before": rows[limit - 1].id if len(rows) > limit else None,
-    }
-
-
-def _deletion(row: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    return {
-        **record(row, "id", "dataset", "block", "se", "state", "files", "bytes", "requester", "comments"),
-        **record(row, "created_at", "due_at", "decided_by", "decided_at"),
-        "group": row.acct_group,
-        "custodial_too": bool(row.custodial_too),
-        "sentence": sentence(row.code, row.params, names) or MEANING[row.state],
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, func, select
+from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, select
 
 from catalogs import sites
 from catalogs.tables import block, dataset, se
@@ -14,9 +14,12 @@ from datamgmt.deletion_states import MEANING, OPEN, DeletionState
 from datamgmt.reasons import Reason
 from datamgmt.tables import deletion as deletion_table
 from gridapp.insights.topology import se_names
-from gridapp.insights.values import LIMIT, iso, plain, record, state_of
+from gridapp.insights.values import KEY_MAX, LIMIT, iso, plain, record, state_of
+from gridcore.db import dbnow
 from gridcore.errors import NotFound
 
+#: Rows of a page.
+PAGE = 40
 #: Those in which something is still to be said or done.
 UNDER_WAY = (*OPEN, DeletionState.DELETING)
 _ALIKE = (
@@ -73,6 +76,54 @@ COUNTS = (
     .where(_TOGETHER)
     .group_by(deletion_table.c.state)
 )
+
+
+PAGE_OF = (
+    select(
+        deletion_table,
+        dataset.c.name.label("dataset"),
+        block.c.name.label("block"),
+        block.c.files,
+        block.c.bytes,
+        se.c.name.label("se"),
+    )
+    .join_from(deletion_table, block, block.c.id == deletion_table.c.block_id)
+    .join(dataset, dataset.c.id == block.c.dataset_id)
+    .join(se, se.c.id == deletion_table.c.se_id)
+    .where(
+        deletion_table.c.id < bindparam("before", type_=BigInteger),
+        deletion_table.c.state.in_(bindparam("states", expanding=True)),
+    )
+    .order_by(deletion_table.c.id.desc())
+    .limit(bindparam("n", type_=Integer))
+)
+STATES = select(deletion_table.c.state, func.count().label("n")).group_by(deletion_table.c.state)
+
+
+def page(
+    conn: Connection, before: int = KEY_MAX, state: DeletionState | None = None, limit: int = PAGE
+) -> dict[str, Any]:
+    """Deletions one by one, newest first: {at, states: {state: n}, list, before}; each with its sentence.
+    `before` is the key the next page begins below."""
+    states = list(DeletionState) if state is None else [state]
+    rows = conn.execute(PAGE_OF, {"states": states, "before": before, "n": limit + 1}).all()
+    names, paced = se_names(conn), _rates(conn)
+    return {
+        "at": iso(dbnow(conn)),
+        "states": {row.state.value: row.n for row in conn.execute(STATES)},
+        "list": [_entry(row, names, paced) for row in rows[:limit]],
+        "before": rows[limit - 1].id if len(rows) > limit else None,
+    }
+
+
+def _entry(row: Any, names: Mapping[int, str], paced: Mapping[int, int]) -> dict[str, Any]:
+    return {
+        **record(row, "id", "dataset", "block", "se", "state", "files", "bytes", "requester", "comments"),
+        **record(row, "created_at", "due_at", "decided_by", "decided_at"),
+        "group": row.acct_group,
+        "custodial_too": bool(row.custodial_too),
+        "sentence": sentence(row, row.params or {}, names, paced),
+    }
 
 
 def deletions(conn: Connection, limit: int = LIMIT, state: str | None = None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from datamgmt.deletion_states import DeletionState
 from gridapp.api.policy import reader
 from gridapp.api.routes import NAME_MAX, ask
 from gridapp.insights import blocks, dashboards, datasets, finding, spaces, topology
+from gridapp.insights import deletions as deletion_rows
 from gridapp.insights import transfers as transfer_rows
 from gridapp.insights.values import KEY_MAX, iso, state_of
 from gridapp.web.rendering import is_fragment, page
@@ -136,7 +137,7 @@ def deletions(
 ) -> Response:
     """Replicas that somebody wants away, and how far that is."""
     only = state_of(DeletionState, state)[0] if state else None
-    seen = ask(request, dashboards.deletions, before, only)
+    seen = ask(request, deletion_rows.page, before, only)
     return _shown(
         request, "deletions", "deletions", seen=seen, state=only.value if only else None, states=DeletionState
     )

@@ -21,7 +21,7 @@ from datamgmt.deletion_states import DeletionState
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, deletion, link_bin, subscription, transfer_error
 from gridapp.api.app import create_app
-from gridapp.insights import dashboards, spaces
+from gridapp.insights import dashboards, deletions, spaces
 from gridapp.web import data_charts, data_pages
 from gridapp.web.rendering import PAGES, linked, signed
 from gridcore.db import Database, insert_rows
@@ -152,8 +152,8 @@ def test_links_sites_and_deletions_are_shown(client: TestClient) -> None:
 def test_long_lists_come_page_by_page(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     address = "/data/deletions"
-    limited = dashboards.deletions
-    monkeypatch.setattr(dashboards, "deletions", lambda *args: limited(*args, 3))
+    limited = deletions.page
+    monkeypatch.setattr(deletions, "page", lambda *args: limited(*args, 3))
     for _ in range(3):
         page = client.get(address).text
         seen += re.findall(r'<span class="pill p-([a-z]+)', page)
@@ -312,7 +312,7 @@ GROWING = (
         (dashboards.deliveries, (2**60, "heavy"), ("subscription",)),
         (dashboards.deliveries_of, (1,), ()),
         (dashboards.quality, (START,), ()),
-        (dashboards.deletions, (), ("deletion",)),
+        (deletions.page, (), ("deletion",)),
         (spaces.spaces, (), ()),
     ],
 )
