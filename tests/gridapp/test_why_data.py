@@ -16,8 +16,9 @@ from catalogs.exceptions import FileFault
 from catalogs.filebatch import NewFile
 from catalogs.states import Switch
 from catalogs.tables import block, block_replica, data_file
-from datamgmt import deletion, subscriptions
+from datamgmt import deletion, linkwords, subscriptions
 from datamgmt.deletion import Asker
+from datamgmt.links import Phase
 from datamgmt.reasons import Reason
 from gridapp.insights.why import why
 from gridcore.db import Database, insert_rows
@@ -189,6 +190,12 @@ def link_parked(story: Story) -> str:
     return "link:T2_A>T2_B"
 
 
+def link_forced(story: Story) -> str:
+    story.grid.link("AB")
+    story.grid.do(lambda conn, now: linkwords.force(conn, LINKS + 2, Phase.PARKED, "olga", None, now))
+    return "link:T2_A>T2_B"
+
+
 def no_live_link(story: Story) -> str:
     story.grid.link("AB")
     story.grid.do(lambda conn, _: sites.set_link_state(conn, LINKS + 2, Switch.DISABLED, "fibre cut"))
@@ -240,6 +247,17 @@ def no_transit_space(story: Story) -> str:
     limit = {"id": 1, "owner": "transit:T2_B", "limit_value": 1, "used_value": 0}
     story.grid.do(lambda conn, _: insert_rows(conn, quota, [limit]))
     return sub(story.planned("AB", "BC", dst="C"))
+
+
+def quota_full(story: Story) -> str:
+    limit = {"id": 1, "owner": "space:T2_XX_B:physics", "limit_value": 1, "used_value": 0}
+    story.grid.do(lambda conn, _: insert_rows(conn, quota, [limit]))
+    return sub(story.planned("AB"))
+
+
+def se_full(story: Story) -> str:
+    _change_se(story, space_bytes=1)
+    return sub(story.planned("AB"))
 
 
 def suspended(story: Story) -> str:
@@ -367,12 +385,15 @@ CASES: dict[str, tuple[Callable[[Story], str], Reason]] = {
     "destination silent": (destination_silent, Reason.DESTINATION_SILENT),
     "source silent": (source_silent, Reason.SOURCE_SILENT),
     "link parked": (link_parked, Reason.LINK_PARKED),
+    "link forced": (link_forced, Reason.LINK_FORCED),
     "link disabled": (link_disabled, Reason.NO_LIVE_LINK),
     "no live link": (no_live_link, Reason.NO_LIVE_LINK),
     "no path": (no_path, Reason.NO_PATH),
     "source excepted": (no_source, Reason.SOURCE_EXCEPTED),
     "slow path": (slow_path, Reason.SLOW_PATH),
     "no transit space": (no_transit_space, Reason.NO_TRANSIT_SPACE),
+    "quota full": (quota_full, Reason.QUOTA_FULL),
+    "SE full": (se_full, Reason.SE_FULL),
     "suspended": (suspended, Reason.SUSPENDED),
     "SE disabled": (se_disabled, Reason.SE_DISABLED),
     "no closed block": (no_closed_block, Reason.NO_CLOSED_BLOCK),
@@ -393,7 +414,7 @@ TWELVE = (
     "queued",
     "agent absent",
     "retry later",
-    "hop excluded",
+    "quota full",
     "no PFN",
     "link parked",
     "no live link",
@@ -442,7 +463,7 @@ def test_twelve_reasons(sqlite_db: Database, name: str) -> None:
     for line in answer["because"]:
         print(f"  {line}")
     print(f"  turn: {answer['turn']}; next: {answer['next']}")
-    assert answer["because"][0]
+    assert answer["evidence"]["reasons"][0]["code"] == CASES[name][1]
 
 
 def test_twelve_different_codes() -> None:
