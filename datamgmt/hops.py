@@ -20,6 +20,9 @@ from datamgmt.reasons import Reason
 from datamgmt.routing import LinkCost, LinkKey
 from datamgmt.words import Changes, Dest, NewTransit, Room, Tries, View, Word
 
+#: How long nothing is sent where a copy found no room.
+FULL_FOR = timedelta(minutes=30)
+
 
 def decide(view: View, now: datetime, policies: Policies, jitter: Callable[[], float]) -> Changes:
     """The changes to make to what is due: each of these rows gets a word, or longer for the one it has."""
@@ -117,6 +120,7 @@ class _Router:
 
     def _plan(self, due: Sequence[Dest], jitter: Callable[[], float]) -> list[Decision]:
         keys = {one.key for one in due}
+        rest = FULL_FOR * self.policies.routing.scale
         kept = {(block, via) for (block, _), vias in self.view.held.items() for via in vias}
         passing = {key for key, one in self.copies.items() if one.transit} - kept - self.finals.keys()
         return plan(
@@ -135,6 +139,7 @@ class _Router:
             under_way=self._under_way(keys),
             disabled=[key for key, link in self.view.links.items() if not link.enabled],
             closed=self.view.closed,
+            full={se: until for se, at in self.view.full.items() if (until := at + rest) > self.now},
             leaving=self._leaving(),
             policy=self.policies.routing,
         )

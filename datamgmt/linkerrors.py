@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from catalogs.tables import link, se
 from datamgmt.tables import transfer_error
@@ -76,6 +76,18 @@ ERRORS = (
     .join(_DST, _DST.c.id == link.c.dst_se_id)
     .order_by(_SRC.c.name, _DST.c.name, transfer_error.c.error_class)
 )
+
+FULL = (
+    select(link.c.dst_se_id, func.max(transfer_error.c.last_at).label("at"))
+    .join_from(transfer_error, link, link.c.id == transfer_error.c.link_id)
+    .where(transfer_error.c.error_class == str(ErrorClass.DEST_FULL))
+    .group_by(link.c.dst_se_id)
+)
+
+
+def full(conn: Connection) -> dict[int, datetime]:
+    """By SE, when a copy last found no room there."""
+    return {row.dst_se_id: row.at for row in conn.execute(FULL)}
 
 
 def record(conn: Connection, failed: Iterable[Failed], now: datetime) -> None:

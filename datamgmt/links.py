@@ -85,13 +85,14 @@ _ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 class Outcome:
     """How one copy over the link ended, after verification, or `files` good ones after each other.
     `blames_link` is False where the file or the catalogue was at fault: such an end says nothing about the
-    link."""
+    link. `hopeless`: every other copy would fail in the same way, as without rights."""
 
     ok: bool
     files: int = 1
     bytes: int = 0
     seconds: float = 0.0
     blames_link: bool = True
+    hopeless: bool = False
 
 
 def is_forced(state: LinkState, now: datetime) -> bool:
@@ -190,7 +191,7 @@ def observe(
     """The state after such an end. What is forced still learns."""
     if outcome.ok:
         return _succeeded(state, outcome, now, policy)
-    return _failed(state, now, policy) if outcome.blames_link else state
+    return _failed(state, outcome, now, policy) if outcome.blames_link else state
 
 
 def _succeeded(state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy) -> LinkState:
@@ -226,7 +227,7 @@ def _averaged(old: float | None, sample: float, weight: float) -> float | None:
     return sample if old is None else (1 - weight) * old + weight * sample
 
 
-def _failed(state: LinkState, now: datetime, policy: LinkPolicy) -> LinkState:
+def _failed(state: LinkState, outcome: Outcome, now: datetime, policy: LinkPolicy) -> LinkState:
     narrower = max(state.window / 2, 1.0)
     failed = replace(
         state,
@@ -238,7 +239,8 @@ def _failed(state: LinkState, now: datetime, policy: LinkPolicy) -> LinkState:
     # Copies that were in flight when the link was parked end late; they do not lengthen the cool-off.
     if state.parked_until and now < state.parked_until:
         return replace(failed, rationale=state.rationale)
-    return _parked(failed, now, policy) if failed.failures >= policy.park_after else failed
+    enough = outcome.hopeless or failed.failures >= policy.park_after
+    return _parked(failed, now, policy) if enough else failed
 
 
 def _parked(state: LinkState, now: datetime, policy: LinkPolicy) -> LinkState:

@@ -45,6 +45,7 @@ def plan(
     under_way: Mapping[Window, int] | None = None,
     disabled: Collection[LinkKey] = (),
     closed: Collection[int] = (),
+    full: Mapping[int, datetime] | None = None,
     leaving: Mapping[int, frozenset[int]] | None = None,
     policy: RoutingPolicy = DEFAULT_POLICY,
 ) -> list[Decision]:
@@ -54,12 +55,13 @@ def plan(
     has no limit. arriving: replicas whose space is counted already. passing: copies held for others that
     nothing counts. excluded: by block, the hops left out and until when. under_way: bytes routed, and not
     wanted here, by destination and priority. disabled: links that are there, switched off; closed: SEs that
-    are. leaving: by block, sources that are to be deleted, taken where there are no others. jitter: a number
-    in [0, 1) at each call.
+    are; full: SEs without room, until when they are left alone. leaving: by block, sources that are to be
+    deleted, taken where there are no others. jitter: a number in [0, 1) at each call.
     """
     rows = sorted(wanted, key=lambda row: (-row.priority, not row.path, row.block_id, row.dest))
     planner = _Planner(links, transit_free, under_way or {}, disabled, now, jitter, policy)
     planner.closed = closed
+    planner.no_room = full or {}
     planner.leaving = leaving or {}
     planner.counted.update(arriving)
     planner.passing = passing
@@ -94,6 +96,7 @@ class _Planner:
         self.counted: set[ReplicaKey] = set()
         self.passing: Collection[ReplicaKey] = ()
         self.closed: Collection[int] = ()
+        self.no_room: Mapping[int, datetime] = {}
         self.leaving: Mapping[int, frozenset[int]] = {}
         self._out: dict[frozenset[int], frozenset[LinkKey]] = {}
         self.full: set[Window] = set()
@@ -119,6 +122,9 @@ class _Planner:
             return self._refused(row, NoRoute(Reason.SUSPENDED, {}))
         if row.dest in self.closed:
             return self._refused(row, NoRoute(Reason.SE_DISABLED, {"se": row.dest}))
+        if until := self.no_room.get(row.dest):
+            params = {"se": row.dest, "until": moment(until)}
+            return self._refused(row, NoRoute(Reason.SE_FULL, params, until))
         if self._given_up(row):
             return self._rests(row)
         barred = {key: until for key, until in excluded.items() if until > self.now} if excluded else {}

@@ -176,7 +176,8 @@ _TEXTS: Mapping[Reason, _Text] = {
         basis=-1,
     ),
     Reason.SE_FULL: _Text(
-        "{se} has {free} of {space} bytes free[, {arriving} are arriving], and {size} are needed",
+        "{se}[ has {free} of {space} bytes free][ had no room for a copy; the next is sent at {until}]"
+        "[, {arriving} are arriving][, and {size} are needed]",
         "the admin of {se}",
         "tierflow site space {site}",
         basis=-1,

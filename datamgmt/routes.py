@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Integer, bindparam, func, literal_column, or_
 from catalogs import exceptions, replicas, validity
 from catalogs.states import Switch
 from catalogs.tables import se
-from datamgmt import destinations, linkstates, transit
+from datamgmt import destinations, linkerrors, linkstates, transit
 from datamgmt.allocation import ReplicaKey
 from datamgmt.decisions import Window
 from datamgmt.linkstates import LinkView
@@ -175,6 +175,7 @@ def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[Lin
         due=[key for key in looked_at if key in there],
         under_way=_under_way(conn, dests),
         closed=set(conn.execute(DISABLED).scalars()),
+        full=linkerrors.full(conn),
     )
 
 

@@ -22,7 +22,7 @@ from datamgmt.linkqueues import Queue
 from datamgmt.links import Outcome
 from datamgmt.linkstates import Policies
 from datamgmt.tables import transfer
-from datamgmt.tools.base import ErrorClass
+from datamgmt.tools.base import ErrorClass, Owner
 from datamgmt.transfer_states import TransferState, after_failure
 from gridcore.db import bulk, reads
 from gridcore.db.bulk import Change, Same, Values
@@ -217,6 +217,7 @@ def _by_link(ended: Iterable[Try]) -> Iterator[Ended]:
 
 
 def _bad(one: Try) -> Ended:
-    blames = one.error_class is None or one.error_class.blames_link
-    outcome = Outcome(ok=False, bytes=one.bytes, seconds=one.seconds, blames_link=blames)
+    kind = one.error_class
+    blames, hopeless = (True, False) if kind is None else (kind.blames_link, kind.owner is Owner.CREDENTIALS)
+    outcome = Outcome(ok=False, bytes=one.bytes, seconds=one.seconds, blames_link=blames, hopeless=hopeless)
     return Ended(one.link_id, outcome, one.error)

@@ -79,7 +79,8 @@ class View:
     """What the router sees. `replicas` by block, transit copies too; `spoilt`: the files of a replica that
     are missing or bad and not lost; `lost`: by block, how many files are; `failed`: by block, when a hop was
     given up, and in `errors` what of; `free` and `limits`: bytes for transit at SEs with a limit; `held`: by
-    wanted replica, the SEs that keep room for it; `closed`: SEs that are disabled.
+    wanted replica, the SEs that keep room for it; `closed`: SEs that are disabled; `full`: by SE, when a copy
+    last found no room there.
 
     due: the rows to look at. Of their blocks all rows are in view; `under_way` counts the bytes routed of
     other blocks.
@@ -99,6 +100,7 @@ class View:
     limits: Mapping[int, int] = field(default_factory=dict)
     lost: Mapping[int, int] = field(default_factory=dict)
     closed: Collection[int] = ()
+    full: Mapping[int, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,14 @@ def test_a_fault_of_the_file_says_nothing_about_the_link():
     assert after([Outcome(ok=False, blames_link=False)] * 9, state) == state
 
 
+def test_without_rights_a_link_is_parked_at_once():
+    denied = Outcome(ok=False, hopeless=True)
+    state = after([GOOD, denied])
+    assert state.failures == 1
+    assert phase(state, NOW) is Phase.PARKED
+    assert after([denied], state, NOW).parkings == 1
+
+
 def test_the_window_grows_slowly_and_halves_at_once():
     state = LinkState(window=4.0, opened_at=NOW)
     assert int(after([GOOD] * 4, state).window) == 4

@@ -288,3 +288,11 @@ def test_some_of_the_files_come_straight_or_not_at_all():
 def test_a_disabled_element_is_named():
     (one,) = planned([want()], {1: {1}}, [], closed={4})
     assert (one.code, one.params) == (Reason.SE_DISABLED, {"se": 4})
+
+
+def test_a_full_element_is_left_alone_for_a_while():
+    until = NOW + HOUR
+    (one,) = planned([want()], {1: {1}}, [link(1, 4)], full={4: until})
+    assert (one.code, one.src, one.valid_until) == (Reason.SE_FULL, None, until)
+    said = render(one.code, one.params, {4: "D"})
+    assert said == f"D had no room for a copy; the next is sent at {until.isoformat()}"

@@ -11,13 +11,14 @@ from sqlalchemy import select, update
 
 from catalogs import replicas, sites
 from catalogs.states import ReplicaState, Switch
-from catalogs.tables import block, block_replica
+from catalogs.tables import block, block_replica, link
 from datamgmt import (
     allocating,
     destinations,
     hops,
     leftovers,
     linkends,
+    linkerrors,
     linkstates,
     linkwords,
     rerouting,
@@ -26,9 +27,11 @@ from datamgmt import (
     transit,
 )
 from datamgmt.linkends import Ended
+from datamgmt.linkerrors import Failed
 from datamgmt.links import LinkState, Outcome, Phase
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, link_state, route_history, route_via
+from datamgmt.tools.base import ErrorClass
 from datamgmt.words import Changes, View
 from gridcore.db import Database, insert_rows
 from gridcore.tables import quota
@@ -348,3 +351,15 @@ def test_words_of_operators_hold_a_link_and_probes_end_its_rest(grid: DataGrid) 
     assert decide(grid).words[1, 2].code == Reason.PROBE
     state = grid.rows(select(link_state.c.state, link_state.c.parked_until))[0]
     assert (LinkState.from_json(state[0]).parked_until, state[1]) == (now, now)
+
+
+def test_nothing_is_sent_for_a_while_where_a_copy_found_no_room(grid: DataGrid) -> None:
+    grid.subscribe("B")
+    allocate(grid)
+    ((link_id,),) = grid.rows(select(link.c.id).where(link.c.src_se_id == 1, link.c.dst_se_id == 2))
+    failed = Failed(link_id=link_id, error_class=ErrorClass.DEST_FULL, error="disk full", file_id=1)
+    grid.do(lambda conn, now: linkerrors.record(conn, [failed], now))
+    assert decide(grid).words[1, 2].code == Reason.SE_FULL
+    scale = linkstates.policies(grid.settings).routing.scale
+    grid.clock.advance(1801 * scale)
+    assert decide(grid).words[1, 2].src == 1
