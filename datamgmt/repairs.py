@@ -114,14 +114,14 @@ REPEAT = (
 )
 _LOST_FILE = and_(invalid_file.c.file_id == transfer.c.file_id, invalid_file.c.code == InvalidCode.LOST)
 #: What waits for files that never come, or was given up.
-IN_VAIN = (
+_IN_VAIN = (
     select(*(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes")))
     .join_from(invalid_file, transfer, _LOST_FILE)
     .where(one_of(transfer.c.state, (*WAITING, TransferState.FAILED)))
     .order_by(transfer.c.id)
-    .limit(bindparam("n", type_=Integer))
 )
-IN_VAIN_OF = IN_VAIN.where(within(transfer.c.id)).with_for_update(key_share=True, of=transfer)
+IN_VAIN_OF = _IN_VAIN.where(within(transfer.c.id)).with_for_update(key_share=True, of=transfer)
+IN_VAIN = _IN_VAIN.limit(bindparam("n", type_=Integer))
 LEAVE_OUT = delete(transfer).where(within(transfer.c.id))
 #: Copies to which all has come but lost files.
 _TRANSFERS = (transfer.c.block_id == block_dest.c.block_id, transfer.c.dst_se_id == block_dest.c.se_id)
@@ -215,7 +215,7 @@ def leave_out(conn: Connection, now: datetime) -> int:
     if not found:
         return 0
     lock_rows(conn, block, {row.block_id for row in found})
-    held = conn.execute(IN_VAIN_OF, {"ids": [row.id for row in found], "n": SLICE}).all()
+    held = conn.execute(IN_VAIN_OF, {"ids": [row.id for row in found]}).all()
     conn.execute(LEAVE_OUT, {"ids": [row.id for row in held]})
     waited = [row for row in held if row.state in WAITING]
     gone = (((row.src_se_id, row.dst_se_id), Queue(-1, -row.bytes)) for row in waited)
