@@ -17,10 +17,14 @@ from gridcore.db.idlists import within
 
 _HERE = (block_dest.c.block_id == block_replica.c.block_id, block_dest.c.se_id == block_replica.c.se_id)
 _PASSED = (route_via.c.block_id == block_replica.c.block_id, route_via.c.via_se_id == block_replica.c.se_id)
+_FEEDS = (
+    block_dest.c.block_id == block_replica.c.block_id,
+    block_dest.c.src_se_id == block_replica.c.se_id,
+)
 _IDLE: Select[tuple[int, int]] = (
     select(block_replica.c.block_id, block_replica.c.se_id)
     .where(block_replica.c.transit == 1, block_replica.c.state != ReplicaState.DELETING)
-    .where(~exists().where(*_PASSED), ~exists().where(*_HERE))
+    .where(~exists().where(*_PASSED), ~exists().where(*_HERE), ~exists().where(*_FEEDS))
     .order_by(block_replica.c.block_id, block_replica.c.se_id)
 )
 IDLE = _IDLE.limit(bindparam("n", type_=Integer))
@@ -28,7 +32,7 @@ STILL_IDLE = _IDLE.where(within(block_replica.c.block_id))
 
 
 def idle(conn: Connection, n: int) -> list[ReplicaKey]:
-    """Up to `n` transit copies that nobody keeps room for and nothing is copied to."""
+    """Up to `n` transit copies that nobody keeps room for and nothing is copied to or from."""
     return [(row.block_id, row.se_id) for row in conn.execute(IDLE, {"n": n})]
 
 

@@ -169,6 +169,17 @@ def test_a_transit_copy_goes_when_no_route_passes_it_any_more(grid: DataGrid) ->
     assert grid.replicas()[1, "D"] is ReplicaState.COMPLETE
 
 
+def test_a_transit_copy_that_a_hop_begins_at_is_not_idle(grid: DataGrid) -> None:
+    grid.subscribe("D")
+    allocate(grid)
+    route(grid)
+    arrive(grid, "B")
+    route(grid)
+    assert wanted(grid)[0] == (3, None, 2, [2, 3])
+    grid.do(lambda conn, _: transit.change(conn, transit.of_blocks(conn, [1]), []))
+    assert grid.do(lambda conn, _: leftovers.idle(conn, 10)) == []
+
+
 def test_a_transit_copy_waits_for_a_broken_link_but_not_for_ever(grid: DataGrid) -> None:
     grid.subscribe("D")
     allocate(grid)
