@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
 from datamgmt import filling, hops, leftovers, linkstates, rerouting, routes
+from datamgmt.filling import Chosen
 from datamgmt.links import Phase, Seen, queue_limit, seen, stirs
 from datamgmt.linkstates import LinkView, Load
 from datamgmt.routing import LinkKey
@@ -23,6 +24,8 @@ from gridcore.db.statements import chunks
 
 #: Blocks changed in one transaction.
 SLICE = 500
+#: Files from which on those of the next links are queued in another transaction.
+PORTION = 5000
 
 Views = Mapping[LinkKey, LinkView]
 T = TypeVar("T")
@@ -130,7 +133,8 @@ class Router(Agent):
     def _fill(self, lease: Lease, links: Views) -> int:
         with self.context.database.snapshot() as conn:
             room = self._room(conn, links)
-        return sum(self._fill_link(lease, hop, n) for hop, n in room.items())
+            chosen = filling.candidates(conn, room, dbnow(conn))
+        return sum(self._fill_links(lease, part) for part in _portions(chosen))
 
     def _room(self, conn: Connection, links: Views) -> dict[LinkKey, int]:
         """By hop under way, how many files its link's queue still takes."""
@@ -143,13 +147,25 @@ class Router(Agent):
                 room[hop] = most - busy.get(hop, Load()).files
         return {hop: n for hop, n in sorted(room.items()) if n > 0}
 
-    def _fill_link(self, lease: Lease, hop: LinkKey, n: int) -> int:
-        with self.context.database.snapshot() as conn:
-            chosen = filling.candidates(conn, hop, n, dbnow(conn))
-        if not chosen:
-            return 0
-        keys = self.context.keys.take("transfer", sum(one.files for one in chosen))
-        return self._do(lease, filling.fill, hop, chosen, keys)
+    def _fill_links(self, lease: Lease, chosen: Mapping[LinkKey, Sequence[Chosen]]) -> int:
+        keys = self.context.keys.take("transfer", sum(map(_files, chosen.values())))
+        return self._do(lease, filling.fill, chosen, keys)
+
+
+def _files(chosen: Sequence[Chosen]) -> int:
+    return sum(one.files for one in chosen)
+
+
+def _portions(chosen: Mapping[LinkKey, Sequence[Chosen]]) -> Iterator[dict[LinkKey, Sequence[Chosen]]]:
+    """What is queued in one transaction each."""
+    part: dict[LinkKey, Sequence[Chosen]] = {}
+    for hop, mine in chosen.items():
+        part[hop] = mine
+        if sum(map(_files, part.values())) >= PORTION:
+            yield part
+            part = {}
+    if part:
+        yield part
 
 
 def _usable(look: Seen | None) -> bool:

@@ -6,7 +6,8 @@ twice. Only the router queues files, under its lease.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -29,13 +30,14 @@ from sqlalchemy.sql.selectable import Select
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block, block_replica, data_file, file_exception, invalid_file
 from datamgmt import linkqueues
+from datamgmt.allocation import ReplicaKey
 from datamgmt.fairness import Begun, decay, next_blocks
 from datamgmt.linkqueues import Queue
 from datamgmt.routing import LinkKey
 from datamgmt.tables import ALL_QUEUED, block_dest, group_weight, link_use, subscription, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db import bulk, lock_rows, reads
-from gridcore.db.bulk import Change, New, Same
+from gridcore.db.bulk import Change, New, Same, Values
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read
 from gridcore.db.types import Key, UtcTime
@@ -144,9 +146,9 @@ WAITING = (
 )
 WEIGHTS = select(group_weight.c.acct_group, group_weight.c.weight)
 USES = (
-    select(link_use.c.acct_group, link_use.c.used, link_use.c.at)
-    .where(link_use.c.link_id == bindparam("on_link"))
-    .order_by(link_use.c.acct_group)
+    select(link_use.c.link_id, link_use.c.acct_group, link_use.c.used, link_use.c.at)
+    .where(within(link_use.c.link_id))
+    .order_by(link_use.c.link_id, link_use.c.acct_group)
 )
 _HERE_NOW, _THERE_NOW = _may_travel(block_dest)
 STILL_HOP = (
@@ -207,9 +209,15 @@ _GOOD_THERE = ~exists().where(
 #: A source of repairs may lack other files itself.
 QUEUE_REPAIR = _queue(_FILES.join(file_exception, _SPOILT).where(_GOOD_THERE))
 QUEUED_NOW = (
-    select(transfer.c.acct_group, func.count().label("n"), func.sum(transfer.c.bytes).label("size"))
+    select(
+        transfer.c.src_se_id,
+        transfer.c.dst_se_id,
+        transfer.c.acct_group,
+        func.count(),
+        func.sum(transfer.c.bytes),
+    )
     .where(transfer.c.id.between(bindparam("low"), bindparam("high")))
-    .group_by(transfer.c.acct_group)
+    .group_by(transfer.c.src_se_id, transfer.c.dst_se_id, transfer.c.acct_group)
 )
 FILE_OF = select(transfer.c.file_id).where(transfer.c.id == bindparam("row_id"))
 
@@ -217,13 +225,18 @@ FILE_OF = select(transfer.c.file_id).where(transfer.c.id == bindparam("row_id"))
 # --- choosing ----------------------------------------------------------------------------------------
 
 
-def candidates(conn: Connection, hop: LinkKey, n: int, now: datetime) -> list[Chosen]:
-    """Up to `n` files to queue on a hop, in this order: of the group that has used the link least for its
-    weight, of these the urgent, of blocks that are begun, and the oldest. Only reads."""
-    ends = {"src": hop[0], "dst": hop[1], "all_queued": ALL_QUEUED, "n": min(DEPTH, n)}
-    (rows,) = reads.rows(conn, [Read(WAITING, ends)])
-    if not rows:
-        return []
+def candidates(conn: Connection, room: Mapping[LinkKey, int], now: datetime) -> dict[LinkKey, list[Chosen]]:
+    """By hop, so many files at most to queue on it, in this order: of the group that has used the link least
+    for its weight, of these the urgent, of blocks that are begun, and the oldest. Only reads."""
+    asked = [
+        Read(WAITING, {"src": hop[0], "dst": hop[1], "all_queued": ALL_QUEUED, "n": min(DEPTH, n)})
+        for hop, n in room.items()
+    ]
+    found = zip(room.items(), reads.rows(conn, asked), strict=True)
+    return {hop: _candidates(conn, hop, rows, n, now) for (hop, n), rows in found if rows}
+
+
+def _candidates(conn: Connection, hop: LinkKey, rows: Sequence[Any], n: int, now: datetime) -> list[Chosen]:
     waiting: dict[int, Begun] = {}
     repairs: dict[int, bool] = {}
     for block_id, group, left, files, size, created_at, priority, cursor, repair in rows:
@@ -256,26 +269,52 @@ def _by_group(
         return next_blocks(waiting.values(), {}, {}, n)
     weights = {group: weight for group, weight in conn.execute(WEIGHTS) if weight > 0}
     link_id = linkqueues.ids(conn, [hop]).get(hop, 0)
-    return next_blocks(waiting.values(), _used(conn, link_id, now), weights, n)
+    used = {group: n for (_, group), n in _used(conn, [link_id], now).items()}
+    return next_blocks(waiting.values(), used, weights, n)
 
 
-def _used(conn: Connection, link_id: int, now: datetime) -> dict[str, float]:
-    """Bytes each group has lately sent over the link."""
-    rows = conn.execute(USES, {"on_link": link_id})
-    return {group: decay(used, now - at) for group, used, at in rows}
+def _used(conn: Connection, link_ids: Iterable[int], now: datetime) -> dict[tuple[int, str], float]:
+    """Bytes each group has lately sent over each link."""
+    (rows,) = reads.rows(conn, [Read(USES, {"ids": sorted(link_ids)})])
+    return {(link_id, group): decay(used, now - at) for link_id, group, used, at in rows}
 
 
 # --- queueing ----------------------------------------------------------------------------------------
 
 
-def fill(conn: Connection, hop: LinkKey, chosen: Sequence[Chosen], keys: range, now: datetime) -> int:
-    """Queue what was chosen of the replicas that still take this hop; how many files. `keys`: as many fresh
+def fill(conn: Connection, chosen: Mapping[LinkKey, Sequence[Chosen]], keys: range, now: datetime) -> int:
+    """Queue what was chosen of the replicas that still take these hops; how many files. `keys`: as many fresh
     ones as files. The blocks' locks keep the wish from going meanwhile."""
-    block_ids = sorted({one.block_id for one in chosen})
-    lock_rows(conn, block, block_ids)
-    ends = {"src": hop[0], "dst": hop[1], "all_queued": ALL_QUEUED, "ids": block_ids}
-    (rows,) = reads.rows(conn, [Read(STILL_HOP, ends)])
-    cursors: dict[int, int] = dict(rows)
+    lock_rows(conn, block, {one.block_id for mine in chosen.values() for one in mine})
+    cursors: dict[ReplicaKey, int] = {}
+    used = 0
+    for (hop, mine), rows in zip(chosen.items(), _still(conn, chosen), strict=True):
+        here = dict(rows)
+        used += _fill_hop(conn, hop, mine, here, keys[used:], now)
+        cursors |= {(block_id, hop[1]): cursor for block_id, cursor in here.items()}
+    _advance(conn, cursors)
+    _count(conn, keys.start, keys.start + used - 1, now)
+    return used
+
+
+def _still(conn: Connection, chosen: Mapping[LinkKey, Sequence[Chosen]]) -> list[list[tuple[Any, ...]]]:
+    """By hop, the blocks that still take it, with their cursors."""
+    asked = [
+        {"src": src, "dst": dst, "all_queued": ALL_QUEUED, "ids": sorted({one.block_id for one in mine})}
+        for (src, dst), mine in chosen.items()
+    ]
+    return reads.rows(conn, [Read(STILL_HOP, binds) for binds in asked])
+
+
+def _fill_hop(
+    conn: Connection,
+    hop: LinkKey,
+    chosen: Sequence[Chosen],
+    cursors: dict[int, int],
+    keys: range,
+    now: datetime,
+) -> int:
+    """Queue files on one hop and move the cursors; how many."""
     left = {one.block_id: one.left for one in chosen}
     used = 0
     for one in chosen:
@@ -288,8 +327,6 @@ def fill(conn: Connection, hop: LinkKey, chosen: Sequence[Chosen], keys: range, 
         left[one.block_id] -= done
         over = done < n or left[one.block_id] <= 0
         cursors[one.block_id] = ALL_QUEUED if over else _file_of(conn, keys.start + used - 1)
-    _advance(conn, hop[1], cursors)
-    _count(conn, hop, keys.start, keys.start + used - 1, now)
     return used
 
 
@@ -314,29 +351,35 @@ def _file_of(conn: Connection, key: int) -> int:
     return int(conn.execute(FILE_OF, {"row_id": key}).scalar_one())
 
 
-def _advance(conn: Connection, se_id: int, cursors: Mapping[int, int]) -> None:
-    block_ids = sorted(cursors)
-    ends = {"block_id": block_ids, "se_id": Same(se_id)}
-    put = {"cursor_id": [cursors[one] for one in block_ids]}
-    bulk.write(conn, [Change(block_dest, ends, put=put)])
+def _advance(conn: Connection, cursors: Mapping[ReplicaKey, int]) -> None:
+    keys = sorted(cursors)
+    ends = {"block_id": [key[0] for key in keys], "se_id": [key[1] for key in keys]}
+    bulk.write(conn, [Change(block_dest, ends, put={"cursor_id": [cursors[key] for key in keys]})])
 
 
-def _count(conn: Connection, hop: LinkKey, low: int, high: int, now: datetime) -> None:
-    """Add what was queued to the link's counts, and charge it to the groups."""
-    rows = conn.execute(QUEUED_NOW, {"low": low, "high": high}).all()
-    queued = Queue(sum(row.n for row in rows), sum(int(row.size) for row in rows))
-    linkqueues.change(conn, {hop: queued}, now)
-    link_id = linkqueues.ids(conn, [hop]).get(hop)
-    if link_id is not None:
-        _charge(conn, link_id, {row.acct_group or NOBODY: int(row.size) for row in rows}, now)
+def _count(conn: Connection, low: int, high: int, now: datetime) -> None:
+    """Add what was queued to the links' counts, and charge it to the groups."""
+    sizes: dict[LinkKey, dict[str, int]] = defaultdict(dict)
+    queued = []
+    for src, dst, group, n, size in conn.execute(QUEUED_NOW, {"low": low, "high": high}):
+        sizes[src, dst][group or NOBODY] = int(size)
+        queued.append(((src, dst), Queue(n, int(size))))
+    linkqueues.change(conn, linkqueues.sums(queued), now)
+    ids = linkqueues.ids(conn, sizes)
+    _charge(conn, {(ids[hop], group): n for hop, groups in sizes.items() for group, n in groups.items()}, now)
 
 
-def _charge(conn: Connection, link_id: int, sizes: Mapping[str, int], now: datetime) -> None:
-    known = _used(conn, link_id, now)
+def _charge(conn: Connection, sizes: Mapping[tuple[int, str], int], now: datetime) -> None:
+    """Bytes by link and group."""
+    known = _used(conn, {link_id for link_id, _ in sizes}, now)
     old = sorted(sizes.keys() & known.keys())
     new = sorted(sizes.keys() - known.keys())
-    at, on = Same(now), Same(link_id)
-    used = {"used": [known[group] + sizes[group] for group in old], "at": at}
-    fresh = {"link_id": on, "acct_group": new, "used": [float(sizes[group]) for group in new], "at": at}
-    changed = Change(link_use, {"link_id": on, "acct_group": old}, put=used)
-    bulk.write(conn, [changed, New(link_use, fresh)])
+    changed = Change(
+        link_use, _ends(old), put={"used": [known[one] + sizes[one] for one in old], "at": Same(now)}
+    )
+    fresh = {"used": [float(sizes[one]) for one in new], "at": Same(now)}
+    bulk.write(conn, [changed, New(link_use, {**_ends(new), **fresh})])
+
+
+def _ends(keys: Sequence[tuple[int, str]]) -> dict[str, Values]:
+    return {"link_id": [key[0] for key in keys], "acct_group": [key[1] for key in keys]}

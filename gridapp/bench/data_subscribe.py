@@ -85,12 +85,12 @@ class Desk:
         while True:
             with self.grid.database.snapshot() as conn:
                 now = dbnow(conn)
-                chosen = filling.candidates(conn, hop, FILES, now)
+                chosen = filling.candidates(conn, {hop: FILES}, now)
             if not chosen:
                 return
-            keys = self.grid.keys.take("transfer", sum(one.files for one in chosen))
+            keys = self.grid.keys.take("transfer", sum(one.files for one in chosen[hop]))
             self.grid.database.transaction(
-                lambda conn, chosen=chosen, keys=keys, now=now: filling.fill(conn, hop, chosen, keys, now)  # type: ignore[misc]
+                lambda conn, chosen=chosen, keys=keys, now=now: filling.fill(conn, chosen, keys, now)  # type: ignore[misc]
             )
 
     def ready(self) -> int:

@@ -269,3 +269,15 @@ def test_keys_of_new_leases_do_not_clash_with_others(database: Database, keeper:
     keeper("one").take([A])
     with database.snapshot() as conn:
         assert conn.execute(select(lease.c.id)).scalar_one() != taken
+
+
+def test_of_many_leases_those_that_were_taken_over_are_left_out(
+    database: Database, keeper: NamedKeeper
+) -> None:
+    first = keeper("first")
+    first.take([A, B])
+    held = first.held([A, B])
+    lost = update(lease).where(lease.c.name == A).values(fence=lease.c.fence + 1)
+    database.transaction(lambda conn: conn.execute(lost))
+    _, mine = database.transaction(lambda conn: leases.hold_all(conn, list(held.values())))
+    assert mine == [held[B]]

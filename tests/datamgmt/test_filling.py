@@ -54,9 +54,9 @@ def ids(grid: DataGrid) -> list[int]:
 
 def fill(grid: DataGrid, n: int, hop: tuple[int, int] = HOP) -> int:
     keys = grid.keys.take("transfer", max(n, 1))
-    chosen = grid.do(lambda conn, now: filling.candidates(conn, hop, n, now))
-    assert sum(one.files for one in chosen) <= n
-    return grid.do(lambda conn, now: filling.fill(conn, hop, chosen, keys, now))
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, {hop: n}, now))
+    assert sum(one.files for one in chosen.get(hop, ())) <= n
+    return grid.do(lambda conn, now: filling.fill(conn, chosen, keys, now))
 
 
 def cursors(grid: DataGrid) -> list[int]:

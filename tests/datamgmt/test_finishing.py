@@ -57,9 +57,7 @@ def grid(database: Database) -> DataGrid:
 
     grid.do(unit)
     keys = grid.keys.take("transfer", FILES)
-    grid.do(
-        lambda conn, now: filling.fill(conn, (A, B), filling.candidates(conn, (A, B), FILES, now), keys, now)
-    )
+    grid.do(lambda conn, now: filling.fill(conn, filling.candidates(conn, {(A, B): FILES}, now), keys, now))
     return grid
 
 

@@ -47,6 +47,16 @@ def after(outcomes, state=LinkState(), now=NOW):  # noqa: B008
     return state
 
 
+@given(st.integers(1, 300), st.floats(1, 40), st.booleans())
+def test_good_ends_told_together_count_as_one_after_the_other(files, places, failed):
+    state = LinkState(window=places, opened_at=NOW if failed else None, failures=int(failed))
+    together = Outcome(ok=True, files=files, bytes=files * GOOD.bytes, seconds=files * GOOD.seconds)
+    one, each = after([together], state), after([GOOD] * files, state)
+    assert one.window == pytest.approx(each.window)
+    assert one.rate == pytest.approx(each.rate)
+    assert (one.failures, one.opened_at) == (each.failures, each.opened_at) == (0, state.opened_at and NOW)
+
+
 def test_three_failures_in_a_row_park_the_link():
     assert phase(after([BAD, BAD, GOOD, BAD, BAD]), NOW) is Phase.OPEN
     state = after([BAD, BAD, BAD])

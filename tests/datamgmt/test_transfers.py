@@ -45,8 +45,8 @@ def route(grid: DataGrid, src: int | None) -> None:
 
 def fill(grid: DataGrid, n: int, hop: tuple[int, int] = HOP) -> int:
     ids = grid.keys.take("transfer", n)
-    chosen = grid.do(lambda conn, now: filling.candidates(conn, hop, n, now))
-    return grid.do(lambda conn, now: filling.fill(conn, hop, chosen, ids, now))  # type: ignore[no-any-return]
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, {hop: n}, now))
+    return grid.do(lambda conn, now: filling.fill(conn, chosen, ids, now))  # type: ignore[no-any-return]
 
 
 def claim(grid: DataGrid, n: int = 10, me: str = "me", room: dict[int, int] = ROOM) -> list[Claimed]:
@@ -88,10 +88,10 @@ def test_a_window_is_filled_file_by_file(grid: DataGrid) -> None:
 
 
 def test_nothing_is_queued_for_what_is_wanted_no_more(grid: DataGrid) -> None:
-    chosen = grid.do(lambda conn, now: filling.candidates(conn, HOP, 10, now))
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, {HOP: 10}, now))
     route(grid, C)
     ids = grid.keys.take("transfer", 4)
-    assert grid.do(lambda conn, now: filling.fill(conn, HOP, chosen, ids, now)) == 0
+    assert grid.do(lambda conn, now: filling.fill(conn, chosen, ids, now)) == 0
     route(grid, None)
 
 
@@ -104,6 +104,31 @@ def test_a_file_is_claimed_once_and_within_the_room(grid: DataGrid) -> None:
     second = claim(grid)
     assert {one.lfn for one in first + second} == {grid.lfn(n) for n in range(4)}
     assert claim(grid) == []
+
+
+def test_many_destinations_claim_and_end_together_each_under_its_name(grid: DataGrid) -> None:
+    grid.link("AC")
+    grid.subscribe("C")
+    grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
+    grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, C)], now))
+    route(grid, A)
+    room = {HOP: 10, (A, C): 10}
+    chosen = grid.do(lambda conn, now: filling.candidates(conn, room, now))
+    ids = grid.keys.take("transfer", 8)
+    assert grid.do(lambda conn, now: filling.fill(conn, chosen, ids, now)) == 8
+    places = [Place(B, "me", {A: 3}, 9), Place(C, "myself", {A: 9}, 2)]
+    claimed = grid.do(lambda conn, now: claiming.claim(conn, places, now))
+    grid.check()
+    assert sorted(one.dst for one in claimed) == [B, B, B, C, C]
+    names = grid.rows(select(transfer.c.dst_se_id, transfer.c.claimed_by).distinct())
+    assert {(B, "me"), (C, "myself")} <= set(names)
+    done = [replace(good(one), link_id=100 * A + one.dst) for one in claimed]
+    policies = linkstates.policies(grid.settings)
+    marks = {B: "me", C: "somebody"}
+    settled = grid.do(lambda conn, now: tries.settle(conn, done, marks, now, policies))
+    assert settled == Settled(done=3, stale=2, arrived=frozenset([(1, B)]))
+    grid.check()
+    assert grid.rows(select(link_state.c.files_ok).order_by(link_state.c.link_id)) == [(3,), (0,)]
 
 
 def test_nothing_is_claimed_from_a_source_that_is_gone_or_a_hop_that_was_left(grid: DataGrid) -> None:
