@@ -73,12 +73,6 @@ OPEN = (
     .limit(bindparam("n", type_=Integer))
 )
 OF_OWNER = select(wish).where(wish.c.owner == bindparam("on_owner")).order_by(wish.c.id)
-OF_SUBJECT = (
-    select(wish)
-    .where(wish.c.kind.in_(list(WishKind)), wish.c.subject == bindparam("on_subject"))
-    .where(wish.c.subject_kind == bindparam("on_subject_kind"))
-    .order_by(wish.c.id)
-)
 _STILL_OPEN = (wish.c.id == bindparam("wish_id"), wish.c.state == WishState.OPEN)
 SERVE = update(wish).where(*_STILL_OPEN).values(state=WishState.SERVED, code=None, updated_at=bindparam("at"))
 _SAID: dict[str, Any] = {
@@ -150,11 +144,6 @@ def open_wishes(conn: Connection, kind: WishKind, now: datetime, limit: int) -> 
 def of_owner(conn: Connection, owner: str) -> list[Wish]:
     """All wishes of an owner, in any state."""
     return _wishes(conn.execute(OF_OWNER, {"on_owner": owner}))
-
-
-def of_subject(conn: Connection, subject_kind: SubjectKind, subject: str) -> list[Wish]:
-    """All wishes about a dataset, block or LFN, in any state."""
-    return _wishes(conn.execute(OF_SUBJECT, {"on_subject_kind": subject_kind, "on_subject": subject}))
 
 
 def serve(conn: Connection, ids: Iterable[int], now: datetime) -> int:

@@ -96,14 +96,6 @@ def test_an_explained_wish_waits_and_lets_others_pass(grid: Grid) -> None:
     assert (waiting.state, waiting.code, waiting.params) == (WishState.OPEN, "tape_queue", {"ahead": 12})
 
 
-def test_wishes_about_a_subject_are_found_whoever_made_them(grid: Grid) -> None:
-    rows = [wish(1), wish(2, subject=wish(1).subject, kind=WishKind.DELETE, owner="janitor"), wish(3)]
-    grid.do(wishes.make, rows, NOW)
-    assert [one.id for one in grid.read(wishes.of_subject, "lfn", wish(1).subject)] == [1, 2]
-    assert grid.read(wishes.of_subject, "block", wish(1).subject) == []
-
-
 def test_hot_reads_use_an_index(sqlite_grid: Grid) -> None:
     assert "SCAN" not in plans(sqlite_grid, wishes.open_wishes, WishKind.STAGE, NOW, 10)
     assert "TEMP B-TREE" not in plans(sqlite_grid, wishes.open_wishes, WishKind.STAGE, NOW, 10)
-    assert "SCAN" not in plans(sqlite_grid, wishes.of_subject, "lfn", "/store/a")
