@@ -178,9 +178,10 @@ def allocate_dataset(
     _change(conn, found.change, now)
     _drop(conn, found.drop, scene, now)
     waiting = _add(conn, found.add, scene, now)
-    _tell(conn, waiting, scene, now)
+    whole = not after and not last
+    _tell(conn, waiting, scene, now, whole=whole)
     progress.review_dataset(conn, dataset_id, now)
-    if not after and not last:
+    if whole:
         bookkeeping.settle(conn, dataset_id)
     changed = len(found.add) - len(waiting) + len(found.change) + len(found.drop) + kept
     return Allocated(changed, last)
@@ -337,8 +338,9 @@ def _take(conn: Connection, rows: Sequence[Wanted]) -> None:
             raise Stale(f"less is left of {of} than was read under its lock")
 
 
-def _tell(conn: Connection, waiting: Sequence[Waiting], scene: _Scene, now: datetime) -> None:
-    """Say of each subscription what its first block waits for, or that none waits any more."""
+def _tell(conn: Connection, waiting: Sequence[Waiting], scene: _Scene, now: datetime, *, whole: bool) -> None:
+    """Say of each subscription what its first block waits for, or that none waits any more: that is known
+    once the `whole` dataset was looked at."""
     said: dict[int, tuple[Reason, dict[str, Any]]] = {}
     limits = charging.limits(conn, (one.wanted.account for one in waiting if one.wanted.account))
     spaces = space.read(conn) if waiting else {}
@@ -351,6 +353,6 @@ def _tell(conn: Connection, waiting: Sequence[Waiting], scene: _Scene, now: date
             there = spaces[asker.se_id]
             facts |= {"se": asker.se_id, "space": there.limit, "arriving": there.use.arriving}
         said.setdefault(asker.id, (one.code, facts))
-    told = [row.id for row in scene.askers.values() if row.code in NO_ROOM]
+    told = [row.id for row in scene.askers.values() if whole and row.code in NO_ROOM]
     served: dict[int, tuple[Reason, dict[str, Any]]] = {key: (Reason.DELIVERING, {}) for key in told}
     say(conn, {**served, **said}, now)

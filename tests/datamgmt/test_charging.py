@@ -116,6 +116,21 @@ def test_what_does_not_fit_waits_with_figures_until_there_is_room(grid: DataGrid
     assert (grid.count(block_dest), said(grid, key)[1]) == (1, Reason.DELIVERING)
 
 
+def test_a_later_slice_of_blocks_does_not_unsay_what_an_earlier_one_waits_for(grid: DataGrid) -> None:
+    grid.produce(1, first=9)
+    grid.produce(1, first=0)
+    limit(grid, min(sizes(grid).values()))
+    key = grid.subscribe("B")
+    after, looks = 0, 0
+    while after or not looks:
+        done = grid.do(
+            lambda conn, now, at=after: allocating.allocate_dataset(conn, grid.dataset_id, now, at, 1)
+        )
+        after, looks = done.after, looks + 1
+        assert said(grid, key)[1] == Reason.QUOTA_FULL
+    assert (looks > 1, grid.count(block_dest)) == (True, 1)
+
+
 def test_a_full_storage_element_is_told_with_its_figures(grid: DataGrid) -> None:
     grid.produce(3)
     (size,) = sizes(grid).values()
