@@ -157,12 +157,22 @@ STILL_HOP = (
     .join(_THERE, _THERE_NOW)
     .where(*_HOP, within(block_dest.c.block_id))
 )
-_NOT_QUEUED = ~exists().where(
-    transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("to_se", type_=Key)
+# One look each by a unique key, file by file: as EXISTS, PostgreSQL reads all transfers of the destination.
+_NOT_QUEUED = (
+    select(transfer.c.id)
+    .where(transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("to_se", type_=Key))
+    .scalar_subquery()
+    .is_(None)
 )
 _AFTER = (data_file.c.block_id == bindparam("on_block"), data_file.c.id > bindparam("after", type_=Key))
-_NOT_LOST = ~exists().where(
-    invalid_file.c.file_id == data_file.c.id, invalid_file.c.code == literal_column(f"'{InvalidCode.LOST}'")
+_NOT_LOST = (
+    select(invalid_file.c.file_id)
+    .where(
+        invalid_file.c.file_id == data_file.c.id,
+        invalid_file.c.code == literal_column(f"'{InvalidCode.LOST}'"),
+    )
+    .scalar_subquery()
+    .is_(None)
 )
 
 
