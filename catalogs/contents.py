@@ -25,8 +25,6 @@ from catalogs.tables import (
 from gridcore.db.idlists import within
 from gridcore.errors import NotFound, UsageError
 
-#: How far a family is followed.
-GENERATIONS_MAX = 20
 #: Above all keys.
 KEY_MAX = 2**63 - 1
 

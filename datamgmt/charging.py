@@ -17,13 +17,15 @@ from catalogs import replicas
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se, site
 from datamgmt.allocation import ReplicaKey
-from datamgmt.rooms import SPACE_QUOTA
 from datamgmt.tables import block_dest
 from gridcore.db import bulk, lock_rows, quotas
 from gridcore.db.bulk import Change, Same
 from gridcore.db.idlists import names_within, within
 from gridcore.db.invariants import Invariant
 from gridcore.tables import quota
+
+#: Owner of a group's quota at a site in the table of quotas: before the site's and the group's name.
+SPACE_QUOTA = "space:"
 
 _SAME = (block_dest.c.block_id == block_replica.c.block_id) & (block_dest.c.se_id == block_replica.c.se_id)
 BEGUN = (

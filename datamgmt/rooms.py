@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from catalogs import space
 from catalogs.tables import se, site
+from datamgmt import charging
 from datamgmt.projection import Caution
 from datamgmt.reasons import Reason
 from gridcore.db.idlists import names_within
@@ -16,9 +17,6 @@ from gridcore.tables import quota
 
 #: (SE, group), or (SE, None) for all that lies there.
 Account = tuple[int, str | None]
-
-#: Owner of a group's quota at a site in the table of quotas: before the site's and the group's name.
-SPACE_QUOTA = "space:"
 
 SITES_OF = select(se.c.id, site.c.name).join_from(se, site, site.c.id == se.c.site_id)
 QUOTAS = select(quota.c.owner, quota.c.limit_value, quota.c.used_value).where(names_within(quota.c.owner))
@@ -40,7 +38,7 @@ class Room:
 def changed(conn: Connection, changes: Mapping[Account, int]) -> tuple[Room, ...]:
     """What a change by so many bytes would leave, of those accounts that have a limit."""
     names = {row.id: row.name for row in conn.execute(SITES_OF)}
-    owners = {f"{SPACE_QUOTA}{names[se_id]}:{group}" for se_id, group in changes if group}
+    owners = {charging.owner(names[se_id], group) for se_id, group in changes if group}
     limits = {row.owner: row for row in conn.execute(QUOTAS, {"names": sorted(owners)})}
     spaces = space.read(conn)
     found = []
@@ -49,7 +47,7 @@ def changed(conn: Connection, changes: Mapping[Account, int]) -> tuple[Room, ...
             limit, free = spaces[se_id].limit, spaces[se_id].free
             used = None if limit is None or free is None else limit - free
         else:
-            row = limits.get(f"{SPACE_QUOTA}{names[se_id]}:{group}")
+            row = limits.get(charging.owner(names[se_id], group))
             limit, used = (row.limit_value, row.used_value) if row else (None, None)
         if limit is not None and used is not None:
             room = Room(se_id=se_id, site=names[se_id], group=group, limit=limit, before=used, after=used + n)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, update
 
 from catalogs import bookkeeping
 from catalogs.tables import block, dataset, se
@@ -19,8 +19,7 @@ from datamgmt import destinations
 from datamgmt.reasons import Reason
 from datamgmt.subscription_moves import AGENT, Move, move
 from datamgmt.subscription_states import MACHINE, SubscriptionEvent, SubscriptionState
-from datamgmt.tables import block_dest, subscription, transfer
-from datamgmt.transfer_states import TransferState
+from datamgmt.tables import subscription
 from gridcore.errors import NotFound
 
 
@@ -57,25 +56,6 @@ class SubscriptionRow:
     params: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockFacts:
-    """Where one wanted block of a subscription stands: the router's word, and the files of the hop that ends
-    here (`done` of `files`; `failed` were given up). `next_try`: the earliest of those that wait."""
-
-    block: str
-    code: str
-    params: Mapping[str, Any]
-    src: str | None
-    decided_at: datetime
-    valid_until: datetime | None
-    files: int
-    done: int
-    active: int
-    failed: int
-    next_try: datetime | None
-    error: str | None
 
 
 _NAMED = (
@@ -116,47 +96,6 @@ SUSPEND_UNTIL = (
     update(subscription)
     .where(subscription.c.id == bindparam("row_id"))
     .values(suspended_until=bindparam("until"))
-)
-_COUNTED: Mapping[str, TransferState] = {
-    "done": TransferState.DONE,
-    "active": TransferState.ACTIVE,
-    "failed": TransferState.FAILED,
-}
-_FILES = (
-    select(
-        transfer.c.block_id,
-        *(
-            func.sum(case((transfer.c.state == state, 1), else_=0)).label(name)
-            for name, state in _COUNTED.items()
-        ),
-        func.min(transfer.c.not_before).label("next_try"),
-        func.max(transfer.c.error).label("error"),
-    )
-    .join_from(
-        transfer,
-        block_dest,
-        and_(transfer.c.block_id == block_dest.c.block_id, transfer.c.dst_se_id == block_dest.c.se_id),
-    )
-    .where(block_dest.c.subscription_id == bindparam("row_id"))
-    .group_by(transfer.c.block_id)
-    .subquery("files")
-)
-_SRC = se.alias("src_se")
-FACTS = (
-    select(
-        block.c.name.label("block"),
-        *(block_dest.c[name] for name in ("code", "params", "decided_at", "valid_until")),
-        _SRC.c.name.label("src"),
-        block.c.files,
-        *(func.coalesce(_FILES.c[name], 0).label(name) for name in _COUNTED),
-        _FILES.c.next_try,
-        _FILES.c.error,
-    )
-    .join_from(block_dest, block, block.c.id == block_dest.c.block_id)
-    .outerjoin(_SRC, _SRC.c.id == block_dest.c.src_se_id)
-    .outerjoin(_FILES, _FILES.c.block_id == block_dest.c.block_id)
-    .where(block_dest.c.subscription_id == bindparam("row_id"))
-    .order_by(block.c.id)
 )
 
 
@@ -237,13 +176,6 @@ def one(conn: Connection, subscription_id: int) -> SubscriptionRow:
 def of_ask(conn: Connection, ask_id: str) -> list[SubscriptionRow]:
     """Those that were asked for at once."""
     return [_row(row) for row in conn.execute(OF_ASK, {"of_ask": ask_id})]
-
-
-def explain(conn: Connection, subscription_id: int) -> tuple[SubscriptionRow, list[BlockFacts]]:
-    """The subscription and the facts of each block still wanted. Raises NotFound."""
-    rows = conn.execute(FACTS, {"row_id": subscription_id})
-    facts = [BlockFacts(**{**row._mapping, "params": row.params or {}}) for row in rows]
-    return one(conn, subscription_id), facts
 
 
 def between(conn: Connection, dataset_id: int, se_id: int, block_id: int = 0) -> SubscriptionRow | None:

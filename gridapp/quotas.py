@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from agents.runtime.agent import Context
 from catalogs import sites
-from datamgmt import charging, rooms, transit
+from datamgmt import charging, transit
 from gridapp.insights.values import not_found
 from gridcore import accounts, audit, identity
 from gridcore.db import quotas as counted
@@ -20,7 +20,7 @@ from gridcore.tables import quota
 from prodsys.tables import share_node
 
 #: What owners of quotas begin with: `transit:<SE>`, `space:<site>:<group>`.
-TRANSIT, SPACE = transit.OWNER, rooms.SPACE_QUOTA
+TRANSIT, SPACE = transit.OWNER, charging.SPACE_QUOTA
 
 OWNED = select(quota).where(quota.c.owner.startswith(bindparam("prefix"))).order_by(quota.c.owner)
 SET_LIMIT = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -31,15 +32,15 @@ def invalidate(
 
     All or none. Raises UsageError, NotFound, Denied.
     """
-    found, why, now = _mine(context, lfns, actor), reason_of(reason), context.clock.now()
-    ids = [one.id for one in found.values()]
-
-    def unit(conn: Connection) -> int:
-        changed = validity.invalidate(conn, ids, InvalidCode.INVALID, actor.name, now, why)
-        _audit(conn, context, actor, "file invalidate", found, changed, why)
-        return changed
-
-    return {"files": len(found), "changed": context.database.transaction(unit)}
+    code = InvalidCode.INVALID
+    return _change(
+        context,
+        "file invalidate",
+        lfns,
+        actor,
+        reason,
+        lambda conn, ids, now, why: validity.invalidate(conn, ids, code, actor.name, now, why),
+    )
 
 
 def revalidate(
@@ -49,12 +50,31 @@ def revalidate(
 
     All or none. Raises UsageError, NotFound, Denied.
     """
+    return _change(
+        context,
+        "file revalidate",
+        lfns,
+        actor,
+        reason,
+        lambda conn, ids, now, why: validity.revalidate(conn, ids, actor.name, now, why),
+    )
+
+
+def _change(
+    context: Context,
+    verb: str,
+    lfns: Sequence[str],
+    actor: Principal,
+    reason: str | None,
+    act: Callable[[Connection, list[int], datetime, str | None], int],
+) -> dict[str, Any]:
+    """Act on the files, all or none, and note who did."""
     found, why, now = _mine(context, lfns, actor), reason_of(reason), context.clock.now()
     ids = [one.id for one in found.values()]
 
     def unit(conn: Connection) -> int:
-        changed = validity.revalidate(conn, ids, actor.name, now, why)
-        _audit(conn, context, actor, "file revalidate", found, changed, why)
+        changed = act(conn, ids, now, why)
+        _audit(conn, context, actor, verb, found, changed, why)
         return changed
 
     return {"files": len(found), "changed": context.database.transaction(unit)}

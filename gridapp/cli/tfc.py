@@ -73,6 +73,21 @@ _catalogue_option = click.option(
 )
 
 
+def _translation(names: str) -> Callable[[Command], Command]:
+    """The source, the names to translate and the options of that."""
+    parts = (
+        click.argument("source"),
+        click.argument(names, nargs=-1),
+        _names_option,
+        _destination_option,
+        _custodial_option,
+        _choosing,
+        json_option,
+        click.pass_context,
+    )
+    return lambda function: functools.reduce(lambda inner, part: part(inner), reversed(parts), function)
+
+
 def _choice(place: Place, chosen: Chosen) -> Choice:
     from catalogs.tfc_rules import dialect_of
     from gridapp import session
@@ -88,14 +103,7 @@ def _choice(place: Place, chosen: Chosen) -> Choice:
 
 
 @tfc.command("lfn2pfn")
-@click.argument("source")
-@click.argument("lfns", nargs=-1)
-@_names_option
-@_destination_option
-@_custodial_option
-@_choosing
-@json_option
-@click.pass_context
+@_translation("lfns")
 def tfc_lfn2pfn(
     ctx: click.Context,
     source: str,
@@ -123,14 +131,7 @@ def tfc_lfn2pfn(
 
 
 @tfc.command("pfn2lfn")
-@click.argument("source")
-@click.argument("pfns", nargs=-1)
-@_names_option
-@_destination_option
-@_custodial_option
-@_choosing
-@json_option
-@click.pass_context
+@_translation("pfns")
 def tfc_pfn2lfn(
     ctx: click.Context,
     source: str,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -52,17 +51,3 @@ def room(conn: Connection, owners: Iterable[str]) -> dict[str, int]:
     names = {"names": sorted(set(owners))}
     lock_rows(conn, quota, [row.id for row in conn.execute(OWNED, names)])
     return dict(tuple(row) for row in conn.execute(ROOM, names))
-
-
-def take_most(conn: Connection, owner: str, sizes: Sequence[int]) -> int:
-    """Take as many of the sizes, from the front, as fit into what is left; how many were taken.
-
-    None is below zero. An owner without a row has no limit: all of them fit, and nothing is counted.
-    """
-    free = room(conn, [owner]).get(owner)
-    if free is None:
-        return len(sizes)
-    sums = [one for one in accumulate(sizes) if one <= free]
-    if sums and sums[-1] and not take(conn, owner, sums[-1]):
-        return 0
-    return len(sums)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from grids.data_grid import DataGrid
+from grids.together import at_once
 from sqlalchemy import select, update
 
 from catalogs import exceptions, recount, replicas
@@ -119,18 +117,6 @@ def test_a_repeat_changes_nothing(grid: DataGrid) -> None:
     assert grid.do(lambda conn, now: deletion.undo(conn, [first], "anna", now)) == []
     assert ask(grid, "A", ANNA, ask_id="one") == first
     assert ask(grid, "A", ANNA, ask_id="three") != first
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """All of them in threads that start together."""
-    barrier = threading.Barrier(len(acts))
-
-    def run(act: Callable[[], Any]) -> Any:
-        barrier.wait(60)
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
 
 
 def test_racing_words_leave_one_copy(grid: DataGrid) -> None:

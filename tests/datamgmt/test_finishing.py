@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import pytest
 from grids.data_grid import DataGrid
+from grids.together import at_once
 from sqlalchemy import func, select, update
 
 from agents.transfer_agent import SHARD
@@ -89,18 +85,6 @@ def cancel(grid: DataGrid) -> None:
         transfers.cancel(conn, [(1, B)], now)
 
     grid.do(unit)
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """All of them in threads that start together."""
-    barrier = threading.Barrier(len(acts))
-
-    def run(act: Callable[[], Any]) -> Any:
-        barrier.wait(60)
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
 
 
 def queues(grid: DataGrid) -> dict[tuple[int, int], Queue]:

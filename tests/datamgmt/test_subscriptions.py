@@ -12,7 +12,7 @@ from catalogs.tables import wish
 from datamgmt import allocating, deliveries, progress, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, subscription_history
+from datamgmt.tables import block_dest, subscription_history, transfer
 from gridcore.db import Database
 from gridcore.errors import NotFound
 
@@ -85,15 +85,17 @@ def test_what_is_not_there_is_said(grid: DataGrid) -> None:
     with pytest.raises(NotFound):
         grid.do(lambda conn, now: subscriptions.unsubscribe(conn, 999, "anna", now))
     with pytest.raises(NotFound):
-        grid.do(lambda conn, _: subscriptions.explain(conn, 999))
+        grid.do(lambda conn, _: subscriptions.one(conn, 999))
 
 
-def test_explain_tells_of_each_block_that_waits(grid: DataGrid) -> None:
+def test_a_subscription_tells_who_asked_and_its_block_why_it_waits(grid: DataGrid) -> None:
     key = grid.subscribe("B")
     grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
-    row, (facts,) = grid.do(lambda conn, _: subscriptions.explain(conn, key))
+    row = grid.do(lambda conn, _: subscriptions.one(conn, key))
     assert (row.se, row.requester, row.group) == ("T2_B", "anna", "physics")
-    assert (facts.code, facts.files, facts.done, facts.next_try) == (Reason.ALLOCATED, 2, 0, None)
+    assert grid.word("B")[0] == Reason.ALLOCATED
+    assert grid.rows(select(block_dest.c.files)) == [(2,)]
+    assert grid.rows(select(transfer.c.id)) == []
 
 
 def serve(grid: DataGrid) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from grids.data_grid import DataGrid
+from grids.together import at_once
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -130,17 +128,6 @@ def test_what_is_undone_in_time_is_as_it_was(sqlite_template: Path, tmp_path: Pa
     run_state_machine_as_test(
         fresh, settings=settings(max_examples=25, stateful_step_count=20, deadline=None)
     )
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    barrier = threading.Barrier(len(acts))
-
-    def run(act: Callable[[], Any]) -> Any:
-        barrier.wait(60)
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
 
 
 def test_a_copy_begins_there_or_it_goes_and_never_both(database: Database) -> None:

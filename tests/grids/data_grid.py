@@ -26,7 +26,7 @@ from catalogs.tables import block, wish
 from datamgmt import asking
 from datamgmt.asking import Order
 from datamgmt.invariants import INVARIANTS
-from datamgmt.tables import transfer
+from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import TransferTool
 from datamgmt.tools.fake import FakeTool
 from datamgmt.transfer_states import TransferState
@@ -162,6 +162,12 @@ class DataGrid:
         """(state, code)."""
         ((state, code),) = self.rows(select(wish.c.state, wish.c.code).where(wish.c.id == wish_id))
         return state, code
+
+    def word(self, name: str) -> tuple[str, dict[str, Any]]:
+        """(code, params): the router's word on the one block that is wanted at an SE."""
+        said = select(block_dest.c.code, block_dest.c.params).where(block_dest.c.se_id == self.ids[name])
+        ((code, params),) = self.rows(said)
+        return code, params
 
     def context(self) -> Context:
         return Context(
