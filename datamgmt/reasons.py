@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gridcore.amounts import size
+
 
 class Reason(StrEnum):
     """What is stored on the row: `render` has its sentence, `turn` whose turn it is, `cure` what to do."""
@@ -150,8 +152,7 @@ _TEXTS: Mapping[Reason, _Text] = {
         basis=-5,
     ),
     Reason.NO_TRANSIT_SPACE: _Text(
-        "{se} has {free} [of {limit} ]bytes of transit space left[, held for {holders},] and the block has "
-        "{size}",
+        "{se} has {free} [of {limit} ]of transit space left[, held for {holders},] and the block has {size}",
         "the admin of {se}",
         "tierflow site space",
         basis=-5,
@@ -170,13 +171,13 @@ _TEXTS: Mapping[Reason, _Text] = {
     ),
     Reason.UNSUBSCRIBED: _Text("no subscription asks for it any more", "nobody"),
     Reason.QUOTA_FULL: _Text(
-        "group {group} has {free} of {limit} bytes left at {site}, and {size} are needed",
+        "group {group} has {free} of {limit} left at {site}, and {size} are needed",
         "group {group}, or the admin of {site}",
         "tierflow site quota set {site} {group} BYTES",
         basis=-1,
     ),
     Reason.SE_FULL: _Text(
-        "{se}[ has {free} of {space} bytes free][ had no room for a copy; the next is sent at {until}]"
+        "{se}[ has {free} of {space} free][ had no room for a copy; the next is sent at {until}]"
         "[, {arriving} are arriving][, and {size} are needed]",
         "the admin of {se}",
         "tierflow site space {site}",
@@ -186,7 +187,7 @@ _TEXTS: Mapping[Reason, _Text] = {
         "{se} is disabled[: {note}]", "the admin of {se}", "tierflow apply DIR", basis=-3
     ),
     Reason.WINDOW_FULL: _Text(
-        "{bytes} bytes of priority {priority} are under way to {dst}, and the most is {limit}",
+        "{bytes} of priority {priority} are under way to {dst}, and the most is {limit}",
         "the transfer agent",
         "tierflow transfer queue",
         basis=-1,
@@ -302,6 +303,9 @@ _TEXTS: Mapping[Reason, _Text] = {
 _SE_KEYS = frozenset(
     ("src", "dst", "hop_dst", "link_src", "link_dst", "se", "sources", "path", "holders", "links")
 )
+#: Parameters that are bytes.
+_SIZES = frozenset(("free", "limit", "size", "space", "arriving", "bytes"))
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)[:.\d]*(?:Z|\+00:00)")
 _OPTIONAL = re.compile(r"\[([^][]*)\]")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -321,8 +325,12 @@ class _Asked(dict[str, str]):
 
 
 def render(code: Reason, params: Mapping[str, object], names: Mapping[int, str] | None = None) -> str:
-    """The sentence of a stored reason; `names` turns the storage element ids in `params` into names."""
-    return _written(_TEXTS[code].sentence, _Filled(_texts(params, names or {})))
+    """The sentence of a stored reason; `names` turns the storage element ids in `params` into names.
+
+    Bytes have their unit, moments are told to the minute.
+    """
+    told = {key: _legible(value, key) for key, value in params.items()}
+    return _written(_TEXTS[code].sentence, _Filled(_texts(told, names or {})))
 
 
 def turn(code: Reason, params: Mapping[str, object], names: Mapping[int, str] | None = None) -> str:
@@ -351,6 +359,13 @@ def _written(text: str, values: Mapping[str, str]) -> str:
 def _texts(params: Mapping[str, object], names: Mapping[int, str]) -> dict[str, str]:
     given = {key: value for key, value in params.items() if value is not None}
     return {key: _named(value, names, key) if key in _SE_KEYS else str(value) for key, value in given.items()}
+
+
+def _legible(value: object, key: str) -> object:
+    if key in _SIZES and isinstance(value, int | float):
+        return size(value)
+    found = _MOMENT.fullmatch(str(value))
+    return f"{found[1]} {found[2]} UTC" if found else value
 
 
 def _named(value: object, names: Mapping[int, str], key: str) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from gridapp.insights.values import span
 from gridapp.web import charts, data_charts
+from gridcore.amounts import size
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: (address, name) of the pages, in the order of the navigation.
@@ -41,15 +42,6 @@ def is_fragment(request: Request) -> bool:
 def fragment_or_page(request: Request, name: str) -> str:
     """The template of a part, or of the page around it."""
     return f"{name}.html" if is_fragment(request) else f"{name}_page.html"
-
-
-def size(n: float) -> str:
-    """`12.3 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} PB"
 
 
 def number(n: float | None) -> str:
@@ -83,11 +75,6 @@ def linked(path: str, **query: Any) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def signed(n: float) -> str:
-    """A size that may be below zero: `-3 GB`."""
-    return f"-{size(-n)}" if n < 0 else size(n)
-
-
 def _made() -> Environment:
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -96,7 +83,7 @@ def _made() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for one in (size, signed, number, clock, moment, minute, address, span, charts.words):
+    for one in (size, number, clock, moment, minute, address, span, charts.words):
         made.filters[one.__name__] = one
     made.globals |= {
         "stacked_bar": lambda *args: Markup(charts.stacked_bar(*args)),

@@ -16,6 +16,7 @@ from datamgmt.preview import Amount, Preview, Subject
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, subscription, transfer
 from gridapp.insights import previews
+from gridcore.amounts import size as readable
 from gridcore.db import Database, insert_rows
 from gridcore.tables import quota
 
@@ -114,7 +115,8 @@ def test_quotas_and_space_are_told_before_and_after(database: Database) -> None:
     told = previews.preview(found, {1: "T2_A", 2: "T2_B"})
     assert told["by_link"] == {"T2_A -> T2_B": size}
     assert told["warnings"] == [
-        f"group physics has {size - 1} of {size - 1} bytes left at T2_XX_B, and {size} are needed"
+        f"group physics has {readable(size - 1)} of {readable(size - 1)} left at T2_XX_B, "
+        f"and {readable(size)} are needed"
     ]
 
 

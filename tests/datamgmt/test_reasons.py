@@ -36,10 +36,10 @@ def test_storage_elements_are_named() -> None:
 def test_what_a_row_does_not_carry_is_left_out_or_shown_as_missing() -> None:
     params = {"se": 1, "free": 5, "size": 10, "limit": None}
     assert render(Reason.NO_TRANSIT_SPACE, params, NAMES) == (
-        "T1_DE_Alder has 5 bytes of transit space left and the block has 10"
+        "T1_DE_Alder has 5 B of transit space left and the block has 10 B"
     )
     assert render(Reason.NO_TRANSIT_SPACE, {**params, "limit": 7, "holders": [2]}, NAMES) == (
-        "T1_DE_Alder has 5 of 7 bytes of transit space left, held for T1_FR_Birch, and the block has 10"
+        "T1_DE_Alder has 5 B of 7 B of transit space left, held for T1_FR_Birch, and the block has 10 B"
     )
     assert render(Reason.SOURCE_SILENT, {}) == "source ? does not answer"
 
@@ -56,3 +56,15 @@ def test_codes_that_others_had_before_keep_their_numbers() -> None:
         code: basis(code) for code in (Reason.ROUTED, Reason.SUSPENDED, Reason.NO_SOURCE, Reason.MOVED)
     }
     assert list(numbers.values()) == [0, -2, -6, None]
+
+
+@pytest.mark.parametrize("moment", ["2026-03-01T12:00:00.250Z", "2026-03-01T12:00:00+00:00"])
+def test_bytes_have_units_and_moments_are_short(moment: str) -> None:
+    params = {"se": 1, "free": -114_950_618_604, "space": 124_411_133_800, "size": 10_503_392_214}
+    assert render(Reason.SE_FULL, params, NAMES) == (
+        "T1_DE_Alder has -115 GB of 124 GB free, and 10.5 GB are needed"
+    )
+    assert render(Reason.SE_FULL, {"se": 1, "until": moment}, NAMES).endswith("at 2026-03-01 12:00 UTC")
+    assert cure(Reason.QUOTA_FULL, {"site": "T1", "group": "g", "size": 7}) == (
+        "tierflow site quota set T1 g BYTES"
+    )

@@ -23,7 +23,7 @@ from datamgmt.tables import block_dest, deletion, link_bin, subscription, transf
 from gridapp.api.app import create_app
 from gridapp.insights import dashboards, deletions, spaces
 from gridapp.web import data_charts, data_pages
-from gridapp.web.rendering import PAGES, linked, signed
+from gridapp.web.rendering import PAGES, linked
 from gridcore.db import Database, insert_rows
 from gridcore.settings import load
 from gridcore.tables import quota
@@ -446,7 +446,6 @@ def test_grades_and_addresses() -> None:
         *("good", "good", "fair", "fair", "poor", "bad", "bad"),
     ]
     assert linked("/data", group="a&b", before=None) == "/data?group=a%26b"
-    assert (signed(-3_000), signed(3_000)) == ("-3 kB", "3 kB")
     order = [way("a", "b"), way("c", "d", "PARKED"), way("e", "f", active=9)]
     found = data_pages.by_need([{**one, "files_bad": 0} for one in order])
     assert [one["src"] for one in found] == ["c", "e", "a"]

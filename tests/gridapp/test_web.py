@@ -214,13 +214,6 @@ def test_trouble_and_traffic_come_first() -> None:
 
 
 def test_how_values_are_written() -> None:
-    assert [rendering.size(n) for n in (0, 999, 315_000, 2.5e9, 1e18)] == [
-        "0 B",
-        "999 B",
-        "315 kB",
-        "2.5 GB",
-        "1e+03 PB",
-    ]
     assert (rendering.number(12345), rendering.number(None)) == ("12,345", "n/a")
     assert rendering.clock("2026-03-01T12:21:05.000Z") == "12:21:05"
     assert rendering.address("a b/<x>") == "a%20b/%3Cx%3E"
