@@ -16,8 +16,10 @@ from agents.runtime.agent import Agent, Context, Counts
 from catalogs import sites
 from catalogs.sites import StorageElement
 from datamgmt import claiming, copying, finishing, linkqueues, linkstates, tries
+from datamgmt.allocation import ReplicaKey
 from datamgmt.claiming import Place
 from datamgmt.copying import Way
+from datamgmt.links import LinkState
 from datamgmt.linkstates import LinkView
 from datamgmt.routing import LinkKey
 from datamgmt.tools.base import TransferTool
@@ -46,10 +48,16 @@ Rooms = Mapping[int, Mapping[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class _Topology:
-    """Storage elements by id, links by their ends."""
+    """Storage elements by id, links by their ends: as a cycle has found them, and as it learns of the links
+    into what it serves, which nobody else does."""
 
     elements: Mapping[int, StorageElement]
-    links: Mapping[LinkKey, LinkView]
+    links: dict[LinkKey, LinkView]
+
+    def learn(self, states: Mapping[int, LinkState]) -> None:
+        """By a link's id, what is known of it now."""
+        known = {key: one for key, one in self.links.items() if one.id in states}
+        self.links.update({key: replace(one, state=states[one.id]) for key, one in known.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +110,8 @@ class TransferAgent(Agent):
         counts: Counter[str] = Counter()
         with self.context.database.snapshot() as conn:
             elements = {one.id: one for one in sites.storage_elements(conn)}
+            topology = _Topology(elements, linkstates.views(conn))
         while True:
-            with self.context.database.snapshot() as conn:
-                topology = _Topology(elements, linkstates.views(conn))
             self._settle(held, topology, counts)
             self._start(held, topology, counts)
             futures = [one.future for one in self._under_way]
@@ -131,12 +138,12 @@ class TransferAgent(Agent):
             if self._clean.get(name) != lease.fence:
                 self._clean_up(lease, ids[name], counts)
         with self.context.database.snapshot() as conn:
-            waiting = linkqueues.waiting_at(conn)
+            waiting, now = linkqueues.waiting_at(conn), dbnow(conn)
         names = sorted(name for name in held if ids[name] in waiting)
         self._turn += 1  # with more of them than workers, each gets its turn
         first = self._turn % max(len(names), 1)
         asking = names[first:] + names[:first]
-        room = claiming.open_room(topology.links, self._now(), self._policies)
+        room = claiming.open_room(topology.links, now, self._policies)
         while asking:
             shares = self._shares(asking)
             if not shares:
@@ -147,10 +154,6 @@ class TransferAgent(Agent):
                 full |= self._claim(places, room, topology, counts)
             # What some have not made use of is the others'.
             asking = [name for name in asking if name in full or name not in shares] if self._workers else []
-
-    def _now(self) -> datetime:
-        with self.context.database.snapshot() as conn:
-            return dbnow(conn)
 
     def _shares(self, names: Sequence[str]) -> dict[str, int]:
         """How many workers each may have for now; those that get none are left out."""
@@ -176,8 +179,8 @@ class TransferAgent(Agent):
         with suppress(LeaseLost):
             counts["abandoned"] += self.context.database.transaction(unit)
             with self.context.database.snapshot() as conn:
-                blocks = finishing.unfinished(conn, se_id)
-            self._finish(lease, se_id, blocks, counts)
+                begun = finishing.unfinished(conn, se_id)
+            self._finish({se_id: lease}, begun, counts)
             self._clean[lease.name] = lease.fence
 
     def _claim(
@@ -292,29 +295,38 @@ class TransferAgent(Agent):
             settled = self.context.database.transaction(unit)
             for name in ("done", "retry", "failed", "stale"):
                 counts[name] += getattr(settled, name)
-            _measure([one for done in ended.values() for one in done], topology)
-            by_se: dict[int, list[int]] = defaultdict(list)
-            for block_id, se_id in sorted(settled.arrived):
-                by_se[se_id].append(block_id)
-            for lease, done in ended.items():
-                with suppress(LeaseLost):
-                    self._finish(lease, done[0].claimed.dst, by_se[done[0].claimed.dst], counts)
-                    self._spoil(lease, done, counts)
+            topology.learn(settled.links)
+            done = [one for mine in ended.values() for one in mine]
+            _measure(done, topology)
+            ends = {mine[0].claimed.dst: lease for lease, mine in ended.items()}
+            self._finish(ends, settled.arrived, counts)
+            self._spoil(ends, [one for one in done if one.fault], counts)
 
-    def _spoil(self, lease: Lease, done: Sequence[Try], counts: Counter[str]) -> None:
-        if any(one.fault for one in done):
-            counts["spoilt"] += self.context.database.transaction(
-                lambda conn: finishing.spoil(conn, done, leases.hold(conn, lease))
-            )
-
-    def _finish(self, lease: Lease, se_id: int, blocks: Collection[int], counts: Counter[str]) -> None:
+    def _finish(self, ends: Mapping[int, Lease], keys: Collection[ReplicaKey], counts: Counter[str]) -> None:
+        """Of replicas at storage elements of these leases, those that look whole."""
         with self.context.database.snapshot() as conn:
-            blocks = finishing.whole(conn, se_id, blocks) if blocks else []
-        if blocks:
-            completed = self.context.database.transaction(
-                lambda conn: finishing.finish(conn, se_id, blocks, leases.hold(conn, lease))
-            )
-            counts["completed"] += len(completed)
+            keys = finishing.whole(conn, keys) if keys else []
+
+        def unit(conn: Connection) -> int:
+            now, mine = _held(conn, ends)
+            return len(finishing.finish(conn, [key for key in keys if key[1] in mine], now))
+
+        if keys:
+            counts["completed"] += self.context.database.transaction(unit)
+
+    def _spoil(self, ends: Mapping[int, Lease], faulty: Sequence[Try], counts: Counter[str]) -> None:
+        def unit(conn: Connection) -> int:
+            now, mine = _held(conn, ends)
+            return finishing.spoil(conn, [one for one in faulty if one.claimed.dst in mine], now)
+
+        if faulty:
+            counts["spoilt"] += self.context.database.transaction(unit)
+
+
+def _held(conn: Connection, ends: Mapping[int, Lease]) -> tuple[datetime, set[int]]:
+    """The database's time, and the storage elements whose leases are ours for the rest of the transaction."""
+    now, mine = leases.hold_all(conn, ends.values())
+    return now, {se_id for se_id, lease in ends.items() if lease in mine}
 
 
 def _mark(lease: Lease) -> str:

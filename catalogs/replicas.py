@@ -200,22 +200,21 @@ def _copying(new: Sequence[Begin], now: datetime) -> New:
     return New(block_replica, columns)
 
 
-def complete_all(conn: Connection, se_id: int, done: Mapping[int, int], now: datetime) -> list[int]:
-    """Blocks whose last file has arrived at the SE, with the WAN transfers it took from their origins; those
+def complete_all(conn: Connection, done: Mapping[ReplicaKey, int], now: datetime) -> list[ReplicaKey]:
+    """Replicas whose last file has arrived, with the WAN transfers it took from the blocks' origins; those
     that were COPYING and are COMPLETE now. The caller holds the blocks' locks."""
-    keys = [(block_id, se_id) for block_id in sorted(done)]
-    copies = [one for one in _rows(conn, keys).values() if one.state is ReplicaState.COPYING]
+    copies = [one for one in _rows(conn, done).values() if one.state is ReplicaState.COPYING]
     if not copies:
         return []
-    hops = {"hops": [done[one.block_id] for one in copies]}
+    hops = {"hops": [done[one.key] for one in copies]}
     put = {"state": Same(ReplicaState.COMPLETE), **hops, "completed_at": Same(now)}
     _change(conn, copies, put, {"state": ReplicaState.COPYING})
-    blocks = _blocks(conn, keys)
+    blocks = _blocks(conn, done)
     arrived = [replace(one, state=ReplicaState.COMPLETE) for one in copies]
-    holdings.grow(conn, [blocks[one.block_id].growth(se_id) for one in copies])
+    holdings.grow(conn, [blocks[one.block_id].growth(one.se_id) for one in copies])
     _recount(conn, copies, arrived, blocks)
     _tell(conn, "replica.complete", copies, blocks)
-    return [one.block_id for one in copies]
+    return [one.key for one in copies]
 
 
 def keep_all(conn: Connection, keys: Collection[ReplicaKey]) -> int:

@@ -136,7 +136,7 @@ class _Choice:
     def read(self, now: datetime) -> Read:
         """The first in the queue; those that are taken already are among them."""
         again = sum(src in self.left for src in self.taken.values())
-        self.asked = self.place.n - len(self.taken) + again
+        self.asked = min(self.place.n - len(self.taken), sum(self.left.values())) + again
         binds = {"on_se": self.place.se_id, "now": now, "sources": sorted(self.left), "n": self.asked}
         return Read(NEXT, binds)
 

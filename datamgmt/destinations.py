@@ -114,8 +114,15 @@ def stir(conn: Connection, block_ids: Iterable[int], se_id: int) -> int:
     Those at the SE, and those of the same blocks that wait, pass there, or are copied from there, are due at
     once. The blocks are locked.
     """
-    ids = sorted(set(block_ids))
-    return conn.execute(STIR, {"ids": ids, "on_se": se_id}).rowcount if ids else 0
+    return stir_all(conn, [(block_id, se_id) for block_id in block_ids])
+
+
+def stir_all(conn: Connection, keys: Iterable[ReplicaKey]) -> int:
+    """The same for replicas at several SEs."""
+    by_se: dict[int, list[int]] = {}
+    for block_id, se_id in sorted(set(keys)):
+        by_se.setdefault(se_id, []).append(block_id)
+    return run_many(conn, STIR, [{"ids": ids, "on_se": se_id} for se_id, ids in sorted(by_se.items())])
 
 
 def sizes(conn: Connection, block_ids: Iterable[int]) -> dict[int, dict[str, int]]:

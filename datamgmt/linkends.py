@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from datamgmt.links import LinkPolicy, LinkState, Outcome, observe
+from datamgmt.links import LinkPolicy, LinkState, Outcome, Phase, observe
 from datamgmt.linkstates import STATES, bin_of
 from datamgmt.tables import link_bin, link_state
 from gridcore.db import bulk, reads
@@ -37,14 +37,16 @@ BINS = select(link_bin.c.link_id).where(
 )
 
 
-def record(conn: Connection, ended: Iterable[Ended], now: datetime, policy: LinkPolicy) -> None:
-    """Learn from copies that ended. One agent serves all links into a storage element, so that nobody else
-    writes these rows meanwhile."""
+def record(
+    conn: Connection, ended: Iterable[Ended], now: datetime, policy: LinkPolicy
+) -> dict[int, LinkState]:
+    """Learn from copies that ended; what is known of their links now. One agent serves all links into a
+    storage element, so that nobody else writes these rows meanwhile."""
     by_link: dict[int, list[Ended]] = defaultdict(list)
     for one in ended:
         by_link[one.link_id].append(one)
     if not by_link:
-        return
+        return {}
     keys, start = sorted(by_link), bin_of(now)
     states, bins = reads.rows(conn, [Read(STATES, {"ids": keys}), Read(BINS, {"ids": keys, "in_bin": start})])
     known = {row[0]: row[1:] for row in states}
@@ -63,6 +65,7 @@ def record(conn: Connection, ended: Iterable[Ended], now: datetime, policy: Link
             New(link_bin, {"link_id": _of(new, "link_id"), "bin_start": Same(start), **_sums(new)}),
         ],
     )
+    return {one.link_id: one.state for one in learnt}
 
 
 class _Learnt(NamedTuple):
@@ -82,9 +85,10 @@ def _learn(
 ) -> _Learnt:
     state = LinkState()
     if known:
-        document, places, opened_at, _, _, window_max, _ = known
+        document, places, opened_at, forced, forced_until, window_max, _ = known
         state = LinkState.from_json(document or {})  # which has what the columns have not
         state = state if places is None else replace(state, opened_at=opened_at)
+        state = replace(state, forced=Phase(forced) if forced else None, forced_until=forced_until)
         policy = replace(policy, window_max=window_max) if window_max else policy
     for one in ends:
         state = observe(state, one.outcome, now, policy)

@@ -3,7 +3,6 @@ which no good copy is left are lost."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -225,12 +224,8 @@ def leave_out(conn: Connection, now: datetime) -> int:
 
 def finish(conn: Connection, now: datetime) -> int:
     """Finish the replicas that miss nothing but lost files; how many."""
-    by_se: dict[int, set[int]] = defaultdict(set)
     found = conn.execute(BUT_FOR_LOST, {"n": SLICE}).all()
-    lock_rows(conn, block, {row.block_id for row in found})
-    for row in found:
-        by_se[row.se_id].add(row.block_id)
-    return sum(len(finishing.finish(conn, se_id, ids, now)) for se_id, ids in sorted(by_se.items()))
+    return len(finishing.finish(conn, [(row.block_id, row.se_id) for row in found], now))
 
 
 def give_up(conn: Connection, now: datetime, after: timedelta) -> int:

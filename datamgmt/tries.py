@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 
@@ -19,7 +19,7 @@ from datamgmt.allocation import ReplicaKey
 from datamgmt.linkends import Ended
 from datamgmt.linkerrors import Failed
 from datamgmt.linkqueues import Queue
-from datamgmt.links import Outcome
+from datamgmt.links import LinkState, Outcome
 from datamgmt.linkstates import Policies
 from datamgmt.tables import transfer
 from datamgmt.tools.base import ErrorClass, Owner
@@ -72,13 +72,15 @@ class Try:
 @dataclass(frozen=True, slots=True)
 class Settled:
     """How many tries ended how; stale ones found their row taken away or taken over. `arrived` are the
-    replicas of which files have come: to be finished, if these were their last."""
+    replicas of which files have come: to be finished, if these were their last. `links`: by id, what is known
+    now of those they went over."""
 
     done: int = 0
     retry: int = 0
     failed: int = 0
     stale: int = 0
     arrived: frozenset[ReplicaKey] = frozenset()
+    links: Mapping[int, LinkState] = field(default_factory=dict, compare=False)
 
 
 MINE = (
@@ -119,7 +121,7 @@ def settle(
     bulk.write(conn, [_end(key, group, now) for key, group in groups.items()])
     _count(conn, groups, now)
     linkerrors.record(conn, _failed(ended), now)
-    linkends.record(conn, _by_link(ended), now, policy.link)
+    links = linkends.record(conn, _by_link(ended), now, policy.link)
     sizes: dict[TransferState, int] = defaultdict(int)
     for (state, _, _), group in groups.items():
         sizes[state] += len(group)
@@ -129,6 +131,7 @@ def settle(
         failed=sizes[TransferState.FAILED],
         stale=len(stale),
         arrived=frozenset((one.claimed.block_id, one.claimed.dst) for one in ended if one.ok),
+        links=links,
     )
 
 

@@ -109,7 +109,7 @@ class Grid:
 
         def unit(conn: Connection) -> bool:
             lock_rows(conn, block, [block_id])
-            return replicas.complete_all(conn, se_id, {block_id: hops}, NOW) == [block_id]
+            return replicas.complete_all(conn, {(block_id, se_id): hops}, NOW) == [(block_id, se_id)]
 
         return self.do(unit)
 

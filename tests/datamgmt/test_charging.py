@@ -296,7 +296,7 @@ class Charged(RuleBasedStateMachine):
             block_id, se_id = sorted(keys)[place % len(keys)]
 
             def unit(conn: Connection, now: Any) -> None:
-                replicas.complete_all(conn, se_id, {block_id: 1}, now)
+                replicas.complete_all(conn, {(block_id, se_id): 1}, now)
                 destinations.drop(conn, [(block_id, se_id)], now)
 
             self.grid.do(unit)

@@ -45,7 +45,7 @@ def grid(database: Database) -> DataGrid:
 def copy(grid: DataGrid, name: str) -> None:
     se_id = grid.ids[name]
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, se_id)], now))
-    grid.do(lambda conn, now: replicas.complete_all(conn, se_id, {1: 1}, now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, {(1, se_id): 1}, now))
 
 
 def ask(grid: DataGrid, name: str, by: Asker = ADMIN, **options: Any) -> int | Reason:

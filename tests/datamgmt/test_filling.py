@@ -40,7 +40,7 @@ def made(database: Database, files: list[int]) -> DataGrid:
     def unit(conn, now):
         allocating.allocate_dataset(conn, grid.dataset_id, now)
         replicas.begin_all(conn, [Begin(one, se) for one in blocks for se in (B, C)], now)
-        replicas.complete_all(conn, C, dict.fromkeys(blocks, 1), now)
+        replicas.complete_all(conn, {(key, C): 1 for key in blocks}, now)
         conn.execute(update(block_dest).values(src_se_id=A))
 
     grid.do(unit)
@@ -108,7 +108,7 @@ def test_only_files_with_exceptions_are_queued_for_a_repair(database: Database) 
     bad = {files[1]: FileFault.BAD, files[3]: FileFault.MISSING}
 
     def spoil(conn, now):
-        replicas.complete_all(conn, B, {1: 1}, now)
+        replicas.complete_all(conn, {(1, B): 1}, now)
         exceptions.add(conn, 1, B, bad, now)
         conn.execute(update(block_dest).values(repair=1))
 
@@ -117,7 +117,7 @@ def test_only_files_with_exceptions_are_queued_for_a_repair(database: Database) 
     claimed = grid.do(lambda conn, now: claiming.claim(conn, [Place(B, "me", {A: 9}, 9)], now))
     assert [one.file_id for one in claimed] == sorted(bad)
     end(grid, claimed)
-    assert grid.do(lambda conn, now: finishing.finish(conn, B, [1], now)) == [1]
+    assert grid.do(lambda conn, now: finishing.finish(conn, [(1, B)], now)) == [(1, B)]
     assert grid.do(lambda conn, _: exceptions.of_blocks(conn, [1])) == []
     assert grid.count(transfer) == grid.count(block_dest) == 0
     grid.check()
@@ -201,7 +201,7 @@ def test_each_file_is_at_one_place_and_links_count_it(database: Database, seed: 
                 grid.clock.advance(timedelta(hours=2).total_seconds())
             case "finish":
                 blocks = grid.do(lambda conn, _: finishing.unfinished(conn, B))
-                grid.do(lambda conn, now, blocks=blocks: finishing.finish(conn, B, blocks, now))
+                grid.do(lambda conn, now, blocks=blocks: finishing.finish(conn, blocks, now))
         whole(grid)
 
 

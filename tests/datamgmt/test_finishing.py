@@ -48,7 +48,7 @@ def grid(database: Database) -> DataGrid:
     def unit(conn, now):
         allocating.allocate_dataset(conn, grid.dataset_id, now)
         replicas.begin_all(conn, [Begin(1, B), Begin(1, C)], now)
-        replicas.complete_all(conn, C, {1: 1}, now)
+        replicas.complete_all(conn, {(1, C): 1}, now)
         conn.execute(update(block_dest).values(src_se_id=A))
 
     grid.do(unit)
@@ -72,8 +72,8 @@ def settle(
     return grid.do(lambda conn, now: tries.settle(conn, done, {B: "me"}, now, policies))
 
 
-def finish(grid: DataGrid) -> list[int]:
-    return grid.do(lambda conn, now: finishing.finish(conn, B, [1], now))
+def finish(grid: DataGrid) -> list[tuple[int, int]]:
+    return grid.do(lambda conn, now: finishing.finish(conn, [(1, B)], now))
 
 
 def cancel(grid: DataGrid) -> None:
@@ -119,7 +119,7 @@ def test_the_last_file_arrives_while_the_wish_goes(grid: DataGrid) -> None:
     completed, _ = at_once(lambda: finish(grid), lambda: cancel(grid))
     state = grid.replicas()[1, "B"]
     assert state is ReplicaState.DELETING
-    assert completed in ([], [1])
+    assert completed in ([], [(1, B)])
     assert finish(grid) == []
     assert grid.count(transfer) == 0
     assert queues(grid) == {}
@@ -131,6 +131,38 @@ def test_two_finish_and_one_does(grid: DataGrid) -> None:
     answers = at_once(lambda: finish(grid), lambda: finish(grid))
     assert sorted(map(len, answers)) == [0, 1]
     assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    grid.check()
+
+
+def test_replicas_at_several_places_are_finished_together(database: Database) -> None:
+    """Two that are whole, and one that lacks a file: it stays as it is."""
+    grid = DataGrid(database, "ABCD")
+    grid.link("AB", "AC", "AD")
+    grid.produce(FILES)
+    for name in "BCD":
+        grid.subscribe(name)
+    places = (B, C, 4)
+
+    def unit(conn, now):
+        allocating.allocate_dataset(conn, grid.dataset_id, now)
+        replicas.begin_all(conn, [Begin(1, se_id) for se_id in places], now)
+        conn.execute(update(block_dest).values(src_se_id=A))
+
+    grid.do(unit)
+    room = {(A, se_id): FILES for se_id in places}
+    keys = grid.keys.take("transfer", len(places) * FILES)
+    grid.do(lambda conn, now: filling.fill(conn, filling.candidates(conn, room, now), keys, now))
+    asked = [Place(se_id, "me", {A: FILES}, FILES) for se_id in places]
+    claimed = grid.do(lambda conn, now: claiming.claim(conn, asked, now))
+    done = [Try(claimed=one, link_id=100 * A + one.dst, bytes=1, seconds=1.0) for one in claimed[:-1]]
+    marks, policies = dict.fromkeys(places, "me"), linkstates.policies(grid.settings)
+    arrived = grid.do(lambda conn, now: tries.settle(conn, done, marks, now, policies)).arrived
+    assert sorted(arrived) == [(1, se_id) for se_id in places]
+    looks = grid.do(lambda conn, _: finishing.whole(conn, arrived))
+    assert looks == [(1, B), (1, C)]
+    assert grid.do(lambda conn, now: finishing.finish(conn, arrived, now)) == looks
+    assert grid.replicas()[1, "D"] is ReplicaState.COPYING
+    assert grid.count(transfer) == FILES
     grid.check()
 
 

@@ -32,7 +32,7 @@ def grid(database: Database) -> DataGrid:
     for name in "BC":
         se_id = grid.ids[name]
         grid.do(lambda conn, now, se_id=se_id: replicas.begin_all(conn, [Begin(1, se_id)], now))
-        grid.do(lambda conn, now, se_id=se_id: replicas.complete_all(conn, se_id, {1: 1}, now))
+        grid.do(lambda conn, now, se_id=se_id: replicas.complete_all(conn, {(1, se_id): 1}, now))
         for number in range(4):
             grid.store(grid.pfn(name, grid.lfn(number)), content(number))
     return grid

@@ -146,7 +146,7 @@ def arrive(grid: DataGrid, name: str) -> None:
     """As the transfer agent does when the last file is there."""
 
     def unit(conn: object, now: datetime) -> None:
-        replicas.complete_all(conn, grid.ids[name], {1: 1}, now)  # type: ignore[arg-type]
+        replicas.complete_all(conn, {(1, grid.ids[name]): 1}, now)  # type: ignore[arg-type]
         destinations.drop(conn, [(1, grid.ids[name])], now)  # type: ignore[arg-type]
         destinations.stir(conn, [1], grid.ids[name])  # type: ignore[arg-type]
 

@@ -60,8 +60,8 @@ def settle(grid: DataGrid, done: list[Try], me: str = "me") -> Settled:
     return found  # type: ignore[no-any-return]
 
 
-def finish(grid: DataGrid, block_id: int = 1) -> list[int]:
-    found = grid.do(lambda conn, now: finishing.finish(conn, B, [block_id], now))
+def finish(grid: DataGrid, block_id: int = 1) -> list[tuple[int, int]]:
+    found = grid.do(lambda conn, now: finishing.finish(conn, [(block_id, B)], now))
     grid.check()
     return found  # type: ignore[no-any-return]
 
@@ -152,8 +152,8 @@ def test_the_last_file_completes_the_replica_and_folds_the_rows(grid: DataGrid) 
     assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COPYING
     assert settle(grid, [good(claimed[3])]) == Settled(done=1, arrived=arrived)
-    assert grid.do(lambda conn, _: finishing.unfinished(conn, B)) == [1]
-    assert finish(grid) == [1]
+    assert grid.do(lambda conn, _: finishing.unfinished(conn, B)) == [(1, B)]
+    assert finish(grid) == [(1, B)]
     assert finish(grid) == []
     assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
     assert grid.count(transfer) == grid.count(block_dest) == 0
@@ -197,7 +197,7 @@ def test_what_waits_follows_its_block_to_another_source(grid: DataGrid) -> None:
     done, failing, _ = claim(grid)
     settle(grid, [good(done), bad(failing)])
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, C)], now))
-    grid.do(lambda conn, now: replicas.complete_all(conn, C, {1: 3}, now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, {(1, C): 3}, now))
     route(grid, C)
     assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 1
     assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 0

@@ -36,7 +36,7 @@ NAMES = "ABC"
 def copy(grid: DataGrid, name: str) -> None:
     se_id = grid.ids[name]
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, se_id)], now))
-    grid.do(lambda conn, now: replicas.complete_all(conn, se_id, {1: 1}, now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, {(1, se_id): 1}, now))
 
 
 class Undeleting(RuleBasedStateMachine):

@@ -220,7 +220,7 @@ class Builder:
         assert dataset is not None
         self.do(bookkeeping.close_blocks, [1, 2], "age", now)
         self.do(replicas.begin_all, [Begin(1, 2, custodial=True)], now)
-        self.do(replicas.complete_all, 2, {1: 1}, now)
+        self.do(replicas.complete_all, {(1, 2): 1}, now)
         key = self.keys.one("subscription")
         by = {"requester": "anna", "group": "heavy"}
         order = Order(dataset_id=dataset.id, se_id=2, custodial=True, priority=1, **by)

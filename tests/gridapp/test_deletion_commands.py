@@ -50,7 +50,7 @@ def shelf(grid: Path) -> Iterator[Shelf]:
 def copy(shelf: Shelf, block_id: int) -> None:
     there = shelf.se(OTHER).id
     shelf.do(replicas.begin_all, [Begin(block_id, there)], NOW)
-    shelf.do(replicas.complete_all, there, {block_id: 1}, NOW)
+    shelf.do(replicas.complete_all, {(block_id, there): 1}, NOW)
 
 
 def run(grid: Path, *args: object) -> Any:

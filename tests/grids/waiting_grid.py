@@ -171,7 +171,7 @@ class WaitingGrid(Grid):
         """A complete replica."""
         now = self.database.now(conn)
         replicas.begin_all(conn, [Begin(block_id, se_id)], now)
-        replicas.complete_all(conn, se_id, {block_id: 1}, now)
+        replicas.complete_all(conn, {(block_id, se_id): 1}, now)
 
     def states(self, name: str) -> list[JobState]:
         """The states of a task's jobs by index."""
