@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import chain
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ class Begin(NamedTuple):
         return self.block_id, self.se_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ReplicaRow:
     """A block at an SE; `hops` counts the WAN transfers it took from the block's origin.
 
@@ -81,12 +81,8 @@ class _Block(NamedTuple):
         return self.dataset_id, se_id, 1, closed, self.files, self.bytes
 
 
-_READ = (
-    *("block_id", "se_id", "state", "hops", "transit", "custodial", "created_at", "completed_at"),
-    *("acct_group", "charged", "delete_at"),
-)
 REPLICAS = (
-    select(*(block_replica.c[name] for name in _READ))
+    select(*(block_replica.c[one.name] for one in fields(ReplicaRow)))
     .where(within(block_replica.c.block_id))
     .order_by(block_replica.c.block_id, block_replica.c.se_id)
 )
@@ -105,9 +101,8 @@ REMOVE = delete(block_replica).where(
 
 
 def _replica(row: Sequence[Any]) -> ReplicaRow:
-    found = dict(zip(_READ, row, strict=True))
-    flags = {"transit": bool(found["transit"]), "custodial": bool(found["custodial"])}
-    return ReplicaRow(**{**found, **flags})
+    block_id, se_id, state, hops, transit, custodial, *rest = row
+    return ReplicaRow(block_id, se_id, state, hops, bool(transit), bool(custodial), *rest)
 
 
 def _by_block(
@@ -145,11 +140,17 @@ def _blocks(conn: Connection, keys: Iterable[ReplicaKey]) -> dict[int, _Block]:
 # --- a replica's life --------------------------------------------------------------------------------
 
 
-def begin_all(conn: Connection, wanted: Sequence[Begin], now: datetime) -> dict[ReplicaKey, ReplicaState]:
+def begin_all(
+    conn: Connection,
+    wanted: Sequence[Begin],
+    now: datetime,
+    there: Mapping[ReplicaKey, ReplicaRow] | None = None,
+) -> dict[ReplicaKey, ReplicaState]:
     """Have COPYING replicas, made where there are none; the states of those that are there then.
 
     One that was in transit only or not custodial becomes wanted or custodial as asked. DELETING is a refusal:
-    ask again when it is gone. The caller holds the blocks' locks. Raises NotFound, Conflict for open blocks.
+    ask again when it is gone. The caller holds the blocks' locks, and may know already which replicas are
+    `there`. Raises NotFound, Conflict for open blocks.
     """
     asked = _merged(wanted)
     blocks = _blocks(conn, asked)
@@ -159,7 +160,7 @@ def begin_all(conn: Connection, wanted: Sequence[Begin], now: datetime) -> dict[
         if blocks[block_id].state is BlockState.OPEN:
             name = blocks[block_id].name
             raise Conflict(f"block {name} is open: it grows at its origin and is copied once it is closed")
-    here = _rows(conn, asked)
+    here = _rows(conn, asked) if there is None else {key: there[key] for key in asked if key in there}
     alive = [key for key, one in here.items() if one.state is not ReplicaState.DELETING]
     new = [one for key, one in asked.items() if key not in here]
     if new:

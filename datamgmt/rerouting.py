@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -65,7 +65,7 @@ def apply(conn: Connection, changes: Changes, now: datetime) -> dict[str, int]:
     lock_rows(conn, block, changes.blocks())
     there = _there(conn, changes.blocks())
     changes = changes.of_blocks(_unchanged(changes, there))
-    words = {key: word for key, word in changes.words.items() if key in there.rows}
+    words = _with_holders(conn, {key: word for key, word in changes.words.items() if key in there.rows})
     add = [new for new in changes.add if new.key not in there.rows and new.key not in there.copies]
     gone = sorted(
         {*changes.drop, *(key for key in changes.complete if there.complete(key))} & there.rows.keys()
@@ -73,7 +73,7 @@ def apply(conn: Connection, changes: Changes, now: datetime) -> dict[str, int]:
     _write(conn, words, add, changes, there, now)
     begun = [Begin(*one.key, one.transit_for is not None, one.custodial) for one in changes.begin]
     begun = [one for one in begun if one.key in there.rows]
-    replicas.begin_all(conn, [*begun, *(Begin(*new.key, transit=True) for new in add)], now)
+    replicas.begin_all(conn, [*begun, *(Begin(*new.key, transit=True) for new in add)], now, there.copies)
     charging.charge(conn, {one.block_id for one in begun})
     destinations.forget(conn, gone)
     rerouted = changes.again | {key for key, word in words.items() if word.src is not None}
@@ -105,6 +105,21 @@ def _unchanged(changes: Changes, there: _There) -> set[int]:
     return set(changes.blocks()) - moved
 
 
+def _with_holders(conn: Connection, words: Mapping[ReplicaKey, Word]) -> dict[ReplicaKey, Word]:
+    """The words, those that find no transit space with who has most of it."""
+    short = {key: word for key, word in words.items() if word.code == Reason.NO_TRANSIT_SPACE}
+    holders = {se_id: transit.holders(conn, se_id) for se_id in {_full(word) for word in short.values()}}
+    told = {
+        key: replace(word, params={**word.params, "holders": holders[_full(word)] or None})
+        for key, word in short.items()
+    }
+    return {**words, **told}
+
+
+def _full(word: Word) -> int:
+    return int(str(word.params["se"]))
+
+
 # --- rows --------------------------------------------------------------------------------------------
 
 
@@ -119,7 +134,7 @@ def _write(
     tries = {key: one for key, one in sorted(changes.tries.items()) if key in there.rows}
     extend = {key: at for key, at in sorted(changes.extend.items()) if key in there.rows}
     said = dict(sorted(words.items()))
-    put = {**_spoken(conn, said.values()), "decided_at": Same(now)}
+    put = {**_spoken(said.values()), "decided_at": Same(now)}
     writes: list[bulk.Write] = [
         Change(block_dest, _keys(said), put=put),
         Change(block_dest, _keys(extend), put={"valid_until": list(extend.values())}),
@@ -131,10 +146,10 @@ def _write(
                 "failing_since": [one.failing_since for one in tries.values()],
             },
         ),
-        New(block_dest, _transit(conn, add, there, now)),
+        New(block_dest, _transit(add, there, now)),
     ]
     every = said | {new.key: new.word for new in add}
-    writes.append(New(route_history, {**_keys(every), "at": Same(now), **_told(conn, every.values())}))
+    writes.append(New(route_history, {**_keys(every), "at": Same(now), **_told(every.values())}))
     bulk.write(conn, writes)
 
 
@@ -143,36 +158,29 @@ def _keys(found: Iterable[ReplicaKey]) -> dict[str, Any]:
     return {"block_id": [key[0] for key in keys], "se_id": [key[1] for key in keys]}
 
 
-def _told(conn: Connection, words: Iterable[Word]) -> dict[str, Any]:
+def _told(words: Iterable[Word]) -> dict[str, Any]:
     """The columns of words that history keeps."""
     said = list(words)
     return {
-        "path": [list(word.path) or None for word in said],
+        "path": [word.path or None for word in said],
         "cost": [word.cost for word in said],
         "code": [word.code for word in said],
-        "params": [_facts(conn, word) for word in said],
+        "params": [word.params for word in said],
     }
 
 
-def _facts(conn: Connection, word: Word) -> dict[str, object]:
-    if word.code != Reason.NO_TRANSIT_SPACE:
-        return dict(word.params)
-    via = word.params["se"]
-    return {**word.params, "holders": transit.holders(conn, via if isinstance(via, int) else 0) or None}
-
-
-def _spoken(conn: Connection, words: Iterable[Word]) -> dict[str, Any]:
+def _spoken(words: Iterable[Word]) -> dict[str, Any]:
     """The columns of words."""
     said = list(words)
     return {
-        **_told(conn, said),
+        **_told(said),
         "src_se_id": [word.src for word in said],
         "via_se_id": [word.path[1] if word.moving and len(word.path) > 2 else None for word in said],
         "valid_until": [word.valid_until for word in said],
     }
 
 
-def _transit(conn: Connection, add: Sequence[NewTransit], there: _There, now: datetime) -> dict[str, Any]:
+def _transit(add: Sequence[NewTransit], there: _There, now: datetime) -> dict[str, Any]:
     sizes = [there.rows[new.dest.key] for new in add]
     return {
         **_keys(new.key for new in add),
@@ -180,7 +188,7 @@ def _transit(conn: Connection, add: Sequence[NewTransit], there: _There, now: da
         "priority": [new.dest.priority for new in add],
         "bytes": [one.bytes for one in sizes],
         "files": [one.files for one in sizes],
-        **_spoken(conn, [new.word for new in add]),
+        **_spoken([new.word for new in add]),
         "custodial": Same(0),
         "decided_at": Same(now),
         "created_at": Same(now),

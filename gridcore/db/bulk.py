@@ -30,6 +30,8 @@ class Same(NamedTuple):
 Values = Sequence[Any] | Same
 Columns = Mapping[str, Values]
 Bind = Callable[[Any], Any]
+#: What the objects of one call have become, by what made them so.
+Known = dict[Bind, dict[int, Any]]
 _NO_COLUMNS: Columns = MappingProxyType({})
 _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
@@ -101,7 +103,8 @@ def write(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """
     if conn.dialect.name not in ("sqlite", "postgresql"):
         return portably(conn, writes)
-    bound = [_bind(conn.dialect, one) for one in writes]
+    known: Known = {}
+    bound = [_bind(conn.dialect, one, known) for one in writes]
     if conn.dialect.name == "sqlite":
         return _run(conn, bound, _row_by_row)
     found: list[int] = []
@@ -141,7 +144,7 @@ class _Bound(NamedTuple):
         return next((len(v) for v in self.values if not isinstance(v, Same)), 1)
 
 
-def _bind(dialect: Dialect, one: Write) -> _Bound:
+def _bind(dialect: Dialect, one: Write, known: Known) -> _Bound:
     """The values as the driver takes them."""
     look = one.look(), dialect
     if look not in _PLANS:
@@ -154,19 +157,28 @@ def _bind(dialect: Dialect, one: Write) -> _Bound:
         elif isinstance(found, Same):
             values.append(Same(process(found.value)))
         else:
-            values.append(_processed(found, process))
+            values.append(_processed(found, process, known))
     return _Bound(shape, values)
 
 
-def _processed(values: Sequence[Any], process: Bind) -> list[Any]:
+def _processed(values: Sequence[Any], process: Bind, known: Known) -> list[Any]:
     """Each value as the driver takes it; those that are the same object, as many are, once."""
-    known = {id(value): process(value) for value in {id(value): value for value in values}.values()}
-    return [known[id(value)] for value in values]
+    mine = known.setdefault(process, {})
+    new = {me: value for value in values if (me := id(value)) not in mine}
+    mine.update((me, process(value)) for me, value in new.items())
+    return [mine[id(value)] for value in values]
+
+
+#: Columns of one type share what makes their values the driver's.
+_PROCESSES: dict[tuple[Hashable, Dialect], Bind | None] = {}
 
 
 def _processor(dialect: Dialect, table: Table, name: str) -> Bind | None:
-    found: Bind | None = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
-    return found
+    kind = table.c[name].type
+    me = kind._static_cache_key, dialect
+    if me not in _PROCESSES:
+        _PROCESSES[me] = kind.dialect_impl(dialect).bind_processor(dialect)
+    return _PROCESSES[me]
 
 
 # --- row by row ---------------------------------------------------------------------------------------------

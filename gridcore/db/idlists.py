@@ -1,7 +1,7 @@
 """`within(column, ids)` and `names_within`: the rows of many keys, or names, by one bind: one text, one plan.
 
-An IN list with a bind per key is compiled and planned anew for each length; here PostgreSQL gets the text of
-an array, SQLite and Oracle one of JSON.
+An IN list with a bind per key is compiled and planned anew for each length; here PostgreSQL gets an array,
+SQLite and Oracle a text of JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,22 @@ from typing import Any
 from sqlalchemy import Boolean, Column, Dialect, Text, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+
+class _Array(UserDefinedType[Any]):
+    """An array of PostgreSQL, bound as its text. It is the parameter that is of this type: a text cast in the
+    statement would be read anew for each row that is compared with it."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def __init__(self, of: str) -> None:
+        self.of = of
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name."""
+        return f"{self.of}[]"
 
 
 class IdList(TypeDecorator[Iterable[int]]):
@@ -21,6 +36,10 @@ class IdList(TypeDecorator[Iterable[int]]):
 
     impl = Text
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """An array where the dialect has them."""
+        return _Array("BIGINT") if dialect.name == "postgresql" else Text()
 
     def process_bind_param(self, value: Iterable[int] | None, dialect: Dialect) -> str:
         """The keys as the dialect reads them."""
@@ -33,6 +52,10 @@ class NameList(TypeDecorator[Iterable[str]]):
 
     impl = Text
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """An array where the dialect has them."""
+        return _Array("TEXT") if dialect.name == "postgresql" else Text()
 
     def process_bind_param(self, value: Iterable[str] | None, dialect: Dialect) -> str:
         """The names as the dialect reads them."""
@@ -85,12 +108,14 @@ def _parts(element: Within, compiler: Any, options: dict[str, Any]) -> tuple[str
 
 
 @compiles(Within, "postgresql")
+@compiles(NamesWithin, "postgresql")
 def _postgresql(element: Within, compiler: Any, **options: Any) -> str:
     column, keys = _parts(element, compiler, options)
-    return f"{column} = ANY (CAST({keys} AS BIGINT[]))"
+    return f"{column} = ANY ({keys})"
 
 
 @compiles(Within, "sqlite")
+@compiles(NamesWithin, "sqlite")
 def _sqlite(element: Within, compiler: Any, **options: Any) -> str:
     column, keys = _parts(element, compiler, options)
     return f"{column} IN (SELECT value FROM json_each({keys}))"
@@ -100,17 +125,6 @@ def _sqlite(element: Within, compiler: Any, **options: Any) -> str:
 def _oracle(element: Within, compiler: Any, **options: Any) -> str:
     column, keys = _parts(element, compiler, options)
     return f"{column} IN (SELECT k FROM JSON_TABLE({keys}, '$[*]' COLUMNS (k NUMBER(19) PATH '$')))"
-
-
-@compiles(NamesWithin, "postgresql")
-def _postgresql_names(element: NamesWithin, compiler: Any, **options: Any) -> str:
-    column, names = _parts(element, compiler, options)
-    return f"{column} = ANY (CAST({names} AS TEXT[]))"
-
-
-@compiles(NamesWithin, "sqlite")
-def _sqlite_names(element: NamesWithin, compiler: Any, **options: Any) -> str:
-    return _sqlite(element, compiler, **options)
 
 
 @compiles(NamesWithin, "oracle")

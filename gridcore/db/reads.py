@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect, Float, Select
+from sqlalchemy.types import TypeEngine
 
 from gridcore.db import driver
 from gridcore.db.driver import Call
+from gridcore.db.types import Json
 
 Process = Callable[[Any], Any]
+Column = Callable[[Sequence[Any]], list[Any]]
 
 
 class Read(NamedTuple):
@@ -28,7 +31,7 @@ class _Plan(NamedTuple):
     names: tuple[str, ...]
     fixed: Mapping[str, Any]
     binds: Mapping[str, Process | None]
-    columns: tuple[Process | None, ...]
+    columns: tuple[Column | None, ...]
 
 
 def rows(conn: Connection, reads: Sequence[Read]) -> list[list[tuple[Any, ...]]]:
@@ -46,17 +49,34 @@ def rows(conn: Connection, reads: Sequence[Read]) -> list[list[tuple[Any, ...]]]
 def _plan(statement: Select[Any], dialect: Dialect) -> _Plan:
     compiled: Any = statement.compile(dialect=dialect)
     binds = {name: compiled.binds[name].type.dialect_impl(dialect) for name in compiled.params}
-    columns = [column.type.dialect_impl(dialect) for column in statement.selected_columns]
     return _Plan(
         sql=str(compiled),
         names=tuple(compiled.positiontup) if compiled.positional else (),
         fixed=compiled.params,
         binds={name: kind.bind_processor(dialect) for name, kind in binds.items()},
-        # Drivers give floats as they are; asked without the driver's own type, the dialects know no better.
-        columns=tuple(
-            None if isinstance(kind, Float) else kind.result_processor(dialect, None) for kind in columns
-        ),
+        columns=tuple(_column(column.type, dialect) for column in statement.selected_columns),
     )
+
+
+def _column(kind: TypeEngine[Any], dialect: Dialect) -> Column | None:
+    """What makes a column's values ours, None where they are as the driver gives them."""
+    # Floats are; asked without the driver's own type, the dialects know no better.
+    if isinstance(kind, Float):
+        return None
+    process = kind.dialect_impl(dialect).result_processor(dialect, None)
+    if process is None:
+        return None
+    return partial(_each if isinstance(kind, Json) else _each_once, process)
+
+
+def _each(process: Process, values: Sequence[Any]) -> list[Any]:
+    return [None if value is None else process(value) for value in values]
+
+
+def _each_once(process: Process, values: Sequence[Any]) -> list[Any]:
+    """Equal values become the same one: there are few states, and many rows of one moment."""
+    known = {value: None if value is None else process(value) for value in set(values)}
+    return [known[value] for value in values]
 
 
 def _values(plan: _Plan, given: Mapping[str, Any]) -> Any:
@@ -71,7 +91,7 @@ def _ours(plan: _Plan, found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if not found or not any(plan.columns):
         return found
     lists = [
-        values if process is None else [None if value is None else process(value) for value in values]
-        for process, values in zip(plan.columns, zip(*found, strict=True), strict=True)
+        values if ours is None else ours(values)
+        for ours, values in zip(plan.columns, zip(*found, strict=True), strict=True)
     ]
     return list(zip(*lists, strict=True))

@@ -7,13 +7,27 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Delete, Executable, Index, Insert, MetaData, String, Table, UniqueConstraint, Update
+from sqlalchemy import (
+    Delete,
+    Executable,
+    Index,
+    Insert,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    Update,
+    select,
+)
 from sqlalchemy.dialects import oracle
 from sqlalchemy.dialects.oracle.base import RESERVED_WORDS
+from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from catalogs.tables import site
 from gridcore.db import statements
+from gridcore.db.idlists import names_within, within
 from gridcore.db.types import label, metadata
 
 DIALECT = oracle.dialect()  # type: ignore[no-untyped-call]
@@ -118,3 +132,11 @@ def test_what_changes_rows_may_be_run_for_many_at_once() -> None:
             binds = compiled(statement).binds.values()
             found[name] = [bind.key for bind in binds if bind.expanding and not bind.required]
     assert {name: keys for name, keys in found.items() if keys} == {}
+
+
+def test_postgresql_reads_a_list_of_keys_once() -> None:
+    """Bound as a text and cast in the statement, it would be read anew for each row it is compared with."""
+    bound = select(site.c.id).where(within(site.c.id), names_within(site.c.name))
+    told = str(bound.compile(dialect=psycopg.dialect()))  # type: ignore[no-untyped-call]
+    assert "id = ANY (%(ids)s::BIGINT[])" in told
+    assert "name = ANY (%(names)s::TEXT[])" in told
