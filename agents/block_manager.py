@@ -16,6 +16,7 @@ from datamgmt import (
     allocating,
     deliveries,
     forecasts,
+    line,
     linkstates,
     moving,
     progress,
@@ -79,8 +80,11 @@ class BlockManager(Agent):
         return {"forecast": self._hold(lease, lambda conn, _: forecasts.write(conn, found))}
 
     def stir(self, lease: Lease) -> Counts:
-        """Have the datasets looked at whose subscriptions wait for a quota or for space."""
-        return {"stirred": self._hold(lease, lambda conn, _: allocating.stir(conn))}
+        """Have the datasets looked at for whose subscriptions room in a quota or at an SE has come."""
+        found = self._look(lambda conn, _: line.ready(conn))[:SLICE]
+        if found:
+            self._hold(lease, lambda conn, _: bookkeeping.unsettle(conn, found))
+        return {"stirred": len(found)}
 
     def repair(self, lease: Lease) -> Counts:
         """Have faulty files copied anew from good copies, give up those that have none, and finish without
@@ -130,14 +134,16 @@ class BlockManager(Agent):
         return sum(self._allocate_dataset(lease, dataset_id) for dataset_id in found)
 
     def _allocate_dataset(self, lease: Lease, dataset_id: int) -> int:
-        changed = after = 0
+        done, changed = allocating.Allocated(0), 0
         while True:
             done = self._hold(
                 lease,
-                lambda conn, now, after=after: allocating.allocate_dataset(conn, dataset_id, now, after),  # type: ignore[misc]
+                lambda conn, now, last=done: allocating.allocate_dataset(  # type: ignore[misc]
+                    conn, dataset_id, now, last.after, last.waits
+                ),
             )
-            changed, after = changed + done.changed, done.after
-            if not after:
+            changed += done.changed
+            if not done.after:
                 return changed
 
     def _let_go(self, lease: Lease) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,18 +12,17 @@ from sqlalchemy import (
     Integer,
     and_,
     bindparam,
-    func,
     literal_column,
     not_,
     or_,
     select,
 )
 
-from catalogs import bookkeeping, replicas, space
+from catalogs import bookkeeping, replicas
 from catalogs.replicas import ReplicaRow
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, dataset, se, site
-from datamgmt import charging, deletion, destinations, progress, transfers
+from datamgmt import charging, deletion, destinations, line, progress, transfers
 from datamgmt.allocation import (
     ClosedBlock,
     Drop,
@@ -33,7 +31,6 @@ from datamgmt.allocation import (
     Subscription,
     Waiting,
     Wanted,
-    admitted,
     allocate,
 )
 from datamgmt.reasons import Reason
@@ -41,9 +38,8 @@ from datamgmt.subscription_moves import NO_ROOM, activate, say
 from datamgmt.subscription_states import WANTING, SubscriptionState
 from datamgmt.subscriptions import COVERS
 from datamgmt.tables import block_dest, subscription
-from gridcore.db import bulk, lock_rows, quotas
+from gridcore.db import bulk, lock_rows
 from gridcore.db.bulk import Change, Same
-from gridcore.db.engine import Stale
 from gridcore.db.idlists import within
 
 #: Blocks of a dataset that are looked at in one transaction.
@@ -69,7 +65,9 @@ _THESE = (
     block.c.state == BlockState.CLOSED,
     block.c.id > bindparam("after"),
 )
-#: Blocks that are asked for where they neither are nor are wanted, or not in the way they are asked for.
+_STANDS = not_(within(subscription.c.id, "waits"))
+#: Blocks that are asked for where they neither are nor are wanted, unless by subscriptions that wait, or not
+#: in the way they are asked for.
 MISSING = (
     _BLOCKS.join_from(subscription, block, and_(block.c.dataset_id == subscription.c.dataset_id, COVERS))
     .outerjoin(
@@ -82,13 +80,13 @@ MISSING = (
             and_(
                 block_replica.c.block_id.is_(None),
                 or_(
-                    block_dest.c.subscription_id.is_(None),
+                    and_(block_dest.c.subscription_id.is_(None), _STANDS),
                     block_dest.c.subscription_id != subscription.c.id,
                     block_dest.c.priority != subscription.c.priority,
                     block_dest.c.custodial != subscription.c.custodial,
                 ),
             ),
-            block_replica.c.transit == 1,
+            and_(block_replica.c.transit == 1, _STANDS),
             block_replica.c.custodial < subscription.c.custodial,
         )
     )
@@ -110,32 +108,18 @@ ASKERS = (
     .join(site, site.c.id == se.c.site_id)
     .where(subscription.c.dataset_id == bindparam("on_dataset"), subscription.c.state.in_(WANTING))
 )
-#: Datasets of subscriptions that wait for room.
-WAITING = select(subscription.c.dataset_id).where(
-    subscription.c.state == SubscriptionState.ACTIVE, subscription.c.code.in_(NO_ROOM)
-)
-#: What is wanted at SEs and has not begun to arrive.
-PENDING = (
-    select(block_dest.c.se_id, func.sum(block_dest.c.bytes).label("bytes"))
-    .outerjoin_from(
-        block_dest,
-        block_replica,
-        and_(block_replica.c.block_id == block_dest.c.block_id, block_replica.c.se_id == block_dest.c.se_id),
-    )
-    .where(within(block_dest.c.se_id), block_replica.c.block_id.is_(None))
-    .group_by(block_dest.c.se_id)
-)
-
 
 # --- a dataset ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """How many rows changed, and after which block to go on; 0 where all have been looked at."""
+    """How many rows changed, and after which block to go on, 0 where all have been looked at; without the
+    subscriptions of which some block waits for room."""
 
     changed: int
     after: int = 0
+    waits: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +136,7 @@ class _Scene:
         return [_asker(row) for row in self.askers.values()]
 
     def existing(self) -> Existing:
-        """What is wanted, in transit left out, and what is complete."""
+        """What is wanted and what is complete, in transit left out."""
         rows = (row for row in self.wanted.values() if row.subscription_id is not None)
         wanted = {(row.block_id, row.se_id): _wanted(row) for row in rows}
         return Existing(wanted, {key for key, one in self.replicas.items() if _is_complete(one)})
@@ -164,41 +148,53 @@ def unsettled(conn: Connection, n: int) -> list[int]:
 
 
 def allocate_dataset(
-    conn: Connection, dataset_id: int, now: datetime, after: int = 0, n: int = SLICE
+    conn: Connection,
+    dataset_id: int,
+    now: datetime,
+    after: int = 0,
+    waits: Collection[int] = frozenset(),
+    n: int = SLICE,
 ) -> Allocated:
     """Make the wanted replicas of the dataset's next `n` blocks what its subscriptions ask for.
 
     Locks the dataset, which is settled once all of it was looked at in one go; then those blocks; quotas
-    last. Subscriptions whose blocks wait for room are told so, and looked at anew after `stir`.
+    last. Of a subscription that waits for room no later block is looked at: it is told so, and looked at anew
+    when `line.ready` finds that it has come.
     """
     lock_rows(conn, dataset, [dataset_id])
-    scene, last = _scene(conn, dataset_id, after, n)
+    scene, last = _scene(conn, dataset_id, after, waits, n)
     found = allocate(scene.subscriptions(), scene.blocks, scene.existing())
-    kept = _keep(conn, scene)
+    kept = _preserve(conn, scene)
     _change(conn, found.change, now)
     _drop(conn, found.drop, scene, now)
-    waiting = _add(conn, found.add, scene, now)
-    whole = not after and not last
-    _tell(conn, waiting, scene, now, whole=whole)
+    added, waiting = _add(conn, found.add, scene, waits, now)
+    said = _say(conn, waiting, scene, now)
+    now_waits = frozenset((*waits, *said))
+    whole = not after and not (last and _looks(conn, dataset_id, last, now_waits, 1))
+    told = {one.subscription_id for one in added} if not whole else scene.askers.keys()
+    full = [key for key in told - now_waits if scene.askers[key].code in NO_ROOM]
+    say(conn, {key: (Reason.DELIVERING, {}) for key in full}, now)
     progress.review_dataset(conn, dataset_id, now)
     if whole:
         bookkeeping.settle(conn, dataset_id)
-    changed = len(found.add) - len(waiting) + len(found.change) + len(found.drop) + kept
-    return Allocated(changed, last)
+    changed = len(added) + len(found.change) + len(found.drop) + kept
+    return Allocated(changed, 0 if whole else last, now_waits)
 
 
-def stir(conn: Connection) -> int:
-    """Have the datasets looked at anew whose subscriptions wait for room; how many."""
-    found = sorted(set(conn.execute(WAITING).scalars()))
-    if found:
-        bookkeeping.unsettle(conn, found)
-    return len(found)
-
-
-def _scene(conn: Connection, dataset_id: int, after: int, n: int) -> tuple[_Scene, int]:
-    """With the block to go on after, 0 where there are no more."""
+def _looks(
+    conn: Connection, dataset_id: int, after: int, waits: Collection[int], n: int
+) -> list[Sequence[Any]]:
+    """Up to `n` blocks each that something is to be done about: what is asked for, what is not any more."""
     on = {"on_dataset": dataset_id, "after": after, "n": n}
-    found = [conn.execute(statement, on).all() for statement in (MISSING, UNASKED)]
+    rows = [conn.execute(MISSING, {**on, "waits": sorted(waits)}).all(), conn.execute(UNASKED, on).all()]
+    return rows if any(rows) else []
+
+
+def _scene(
+    conn: Connection, dataset_id: int, after: int, waits: Collection[int], n: int
+) -> tuple[_Scene, int]:
+    """With the block to go on after, 0 where there are no more."""
+    found = _looks(conn, dataset_id, after, waits, n)
     # Behind the end of a full list the other one may say only half of what there is.
     last = min((rows[-1].id for rows in found if len(rows) == n), default=0)
     by_id = {row.id: row for rows in found for row in rows if not last or row.id <= last}
@@ -246,25 +242,23 @@ def _wanted(row: Any) -> Wanted:
 
 
 def _is_complete(one: ReplicaRow) -> bool:
-    return one.state is ReplicaState.COMPLETE
+    return one.state is ReplicaState.COMPLETE and not one.transit
 
 
 # --- what changes ------------------------------------------------------------------------------------
 
 
-def _keep(conn: Connection, scene: _Scene) -> int:
-    """Complete replicas that are asked for are no more in transit, and custodial if anybody says so."""
-    active = [one for one in scene.subscriptions() if not one.suspended]
-    asked: dict[ReplicaKey, bool] = {}
-    for asker in active:
-        for one in scene.blocks:
-            key = one.id, asker.se_id
-            if key in scene.replicas and asker.covers(one):
-                asked[key] = asked.get(key, False) or asker.custodial
-    complete = {key: scene.replicas[key] for key in asked if _is_complete(scene.replicas[key])}
-    custodial = {key: True for key, one in complete.items() if asked[key] and not one.custodial}
-    passing = [key for key, one in complete.items() if one.transit]
-    return replicas.set_custodial_all(conn, custodial) + replicas.keep_all(conn, passing)
+def _preserve(conn: Connection, scene: _Scene) -> int:
+    """Complete replicas that are asked for are custodial if anybody says so."""
+    asked = {
+        (one.id, asker.se_id)
+        for asker in scene.subscriptions()
+        if asker.custodial and not asker.suspended
+        for one in scene.blocks
+        if asker.covers(one)
+    }
+    there = [scene.replicas[key] for key in asked & scene.replicas.keys()]
+    return replicas.set_custodial_all(conn, {one.key: True for one in there if _is_complete(one)})
 
 
 def _change(conn: Connection, wanted: Collection[Wanted], now: datetime) -> None:
@@ -300,59 +294,38 @@ def _drop(conn: Connection, drops: Collection[Drop], scene: _Scene, now: datetim
     destinations.drop(conn, keys, now)
 
 
-def _add(conn: Connection, new: Collection[Wanted], scene: _Scene, now: datetime) -> list[Waiting]:
-    """New rows as far as there is room; those that wait. One in transit only becomes wanted for itself, and
-    so does what has arrived of it."""
+def _add(
+    conn: Connection, new: Collection[Wanted], scene: _Scene, waits: Collection[int], now: datetime
+) -> tuple[list[Wanted], list[Waiting]]:
+    """New rows as far as there is room, and those that wait. One in transit only becomes wanted for itself,
+    and so does what has arrived of it."""
     if not new:
-        return []
-    spaces = _spaces(conn, {one.se_id for one in new})
-    room = quotas.room(conn, {one.account for one in new if one.account is not None})
-    add, waiting = admitted(new, room, spaces)
-    _take(conn, [one for one in add if one.account in room])
+        return [], []
+    asked = [replace(one, here=one.key in scene.replicas) for one in new]
+    add, waiting = line.admitted(conn, asked, scene.blocks[0].dataset_id, waits)
     passing = [one for one in add if one.key in scene.wanted]
+    stays = [one for one in add if one.key not in scene.wanted and _is_here(one, scene)]
+    fresh = {one.key for one in add} - {one.key for one in (*passing, *stays)}
     _change(conn, passing, now)
-    replicas.keep_all(conn, [one.key for one in passing])
+    replicas.keep_all(conn, [one.key for one in (*passing, *stays)])
+    replicas.set_custodial_all(conn, {one.key: True for one in stays if one.custodial})
     charging.reserve(conn, {one.key: one.group for one in passing})
-    destinations.add(conn, [one for one in add if one.key not in scene.wanted], now)
+    charging.bear(conn, {one.key: (one.group, one.size) for one in stays})
+    destinations.add(conn, [one for one in add if one.key in fresh], now)
     charging.charge(conn, [one.block_id for one in passing])
     activate(conn, {one.subscription_id for one in new}, now)
-    return waiting
+    return add, waiting
 
 
-def _spaces(conn: Connection, se_ids: Collection[int]) -> dict[int, int]:
-    """Bytes that are free at those of the SEs that have a limit, and not yet promised."""
-    limited = {key: one for key, one in space.read(conn).items() if key in se_ids and one.free is not None}
-    if not limited:
-        return {}
-    promised = {row.se_id: int(row.bytes) for row in conn.execute(PENDING, {"ids": sorted(limited)})}
-    return {key: (one.free or 0) - promised.get(key, 0) for key, one in limited.items()}
+def _is_here(one: Wanted, scene: _Scene) -> bool:
+    return one.key in scene.replicas and scene.replicas[one.key].state is ReplicaState.COMPLETE
 
 
-def _take(conn: Connection, rows: Sequence[Wanted]) -> None:
-    """Take of the quotas, which are locked, what these rows need."""
-    sums: Counter[str] = Counter()
-    for one in rows:
-        sums[one.account or ""] += one.size
-    for of, n in sorted(sums.items()):
-        if not quotas.take(conn, of, n):
-            raise Stale(f"less is left of {of} than was read under its lock")
-
-
-def _tell(conn: Connection, waiting: Sequence[Waiting], scene: _Scene, now: datetime, *, whole: bool) -> None:
-    """Say of each subscription what its first block waits for, or that none waits any more: that is known
-    once the `whole` dataset was looked at."""
+def _say(conn: Connection, waiting: Sequence[Waiting], scene: _Scene, now: datetime) -> Collection[int]:
+    """Say of each subscription what its first block waits for; which they are."""
     said: dict[int, tuple[Reason, dict[str, Any]]] = {}
-    limits = charging.limits(conn, (one.wanted.account for one in waiting if one.wanted.account))
-    spaces = space.read(conn) if waiting else {}
     for one in waiting:
         asker = scene.askers[one.wanted.subscription_id]
-        facts = {"site": asker.site, "free": one.free, "size": one.wanted.size}
-        if one.code is Reason.QUOTA_FULL:
-            facts |= {"group": asker.acct_group, "limit": limits[one.wanted.account or ""]}
-        else:
-            there = spaces[asker.se_id]
-            facts |= {"se": asker.se_id, "space": there.limit, "arriving": there.use.arriving}
-        said.setdefault(asker.id, (one.code, facts))
-    told = [row.id for row in scene.askers.values() if whole and row.code in NO_ROOM]
-    served: dict[int, tuple[Reason, dict[str, Any]]] = {key: (Reason.DELIVERING, {}) for key in told}
-    say(conn, {**served, **said}, now)
+        said.setdefault(asker.id, (one.code, line.facts(one, asker.site)))
+    say(conn, said, now)
+    return said.keys()

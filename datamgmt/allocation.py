@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 
 from datamgmt.reasons import Reason
+from gridcore.db.quotas import Room
 
 ReplicaKey = tuple[int, int]
 """(block id, SE id)."""
+Limit = str | int
+"""An account that has a quota, or an SE that has a limit."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -62,7 +64,8 @@ class ClosedBlock:
 class Wanted:
     """One block_dest row: the block is wanted at the SE, on behalf of the subscription that asks loudest.
 
-    account, group, size, files: what a new row takes of whose quota; they do not make rows differ.
+    account, group, size, files: what a new row takes of whose quota; here: its bytes count in the space of
+    the SE already. They do not make rows differ.
     """
 
     block_id: int
@@ -74,6 +77,7 @@ class Wanted:
     group: str | None = field(default=None, compare=False)
     size: int = field(default=0, compare=False)
     files: int = field(default=0, compare=False)
+    here: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> ReplicaKey:
@@ -98,37 +102,34 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A row that is not added yet: its block has more bytes than the `free` ones of its account, or with code
-    SE_FULL of its SE."""
+    """A row that is not added yet: its account, or with code SE_FULL its SE, has no room for it, or keeps
+    what is left for the subscription `behind` which it stands."""
 
     wanted: Wanted
     code: Reason
-    free: int
+    room: Room
+    behind: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The changes to make, each list in key order, and what waits for room in a quota, in the order it is to
-    get it. The first three are empty where nothing is to be done."""
+    """The changes to make, each list in key order, all empty where nothing is to be done; what to `add` needs
+    room, see `admitted`."""
 
     add: list[Wanted]
     change: list[Wanted]
     drop: list[Drop]
-    waiting: list[Waiting] = field(default_factory=list)
 
 
 def allocate(
     subscriptions: Iterable[Subscription],
     closed_blocks: Iterable[ClosedBlock],
     existing: Existing,
-    room: Mapping[str, int] | None = None,
-    spaces: Mapping[int, int] | None = None,
 ) -> Allocation:
     """The changes that make the wanted rows what the subscriptions ask for.
 
-    room: bytes left by account, beyond what is held and wanted; spaces: the same by SE; what is not named has
-    no limit. A suspended subscription adds nothing and keeps what it had. Applying the result and asking
-    again gives no change.
+    A suspended subscription adds nothing and keeps what it had. Applying the result and asking again gives no
+    change.
     """
     asked = _asked(subscriptions, closed_blocks)
     new: list[Wanted] = []
@@ -140,13 +141,12 @@ def allocate(
         active = [asker for asker in askers if not asker.suspended]
         if active and now != (row := _wanted(block, key[1], active)):
             (change if now else new).append(row)
-    add, waiting = admitted(new, room or {}, spaces or {})
     drop = [
         Drop(key, Reason.COMPLETE if key in existing.complete else Reason.UNSUBSCRIBED)
         for key in sorted(existing.wanted)
         if key in existing.complete or key not in asked
     ]
-    return Allocation(add, change, drop, waiting)
+    return Allocation(new, change, drop)
 
 
 def movable(
@@ -171,29 +171,46 @@ def movable(
 
 
 def admitted(
-    new: Iterable[Wanted], room: Mapping[str, int], spaces: Mapping[int, int]
+    new: Iterable[Wanted], rooms: Mapping[Limit, Room], line: Iterable[Wanted] = ()
 ) -> tuple[list[Wanted], list[Waiting]]:
     """New rows that fit, in key order, and those that wait, in the order they are to get room.
 
-    Of each account and each SE they are those from the front, so that small blocks do not keep a large one
-    out.
+    rooms: what is left by account and by SE, beyond what is held and wanted; what is not named has no limit.
+    line: the first row of each other subscription that waits; room is kept for it. The urgent come first,
+    then the older subscriptions, and none takes what one before it waits for: small blocks do not keep a
+    large one out. One that is larger than the whole limit holds up its own subscription alone.
     """
-    left: dict[str | int | None, int] = dict(chain[tuple[str | int, int]](room.items(), spaces.items()))
-    full = set[str | int | None]()
+    left = {limit: room.left for limit, room in rooms.items()}
+    first: dict[Limit, int] = {}
+    held: dict[int, Limit] = {}
     add: list[Wanted] = []
     waiting: list[Waiting] = []
-    for one in sorted(new, key=lambda one: (-one.priority, one.subscription_id, one.key)):
-        limits = [limit for limit in (one.account, one.se_id) if limit in left]
-        short = next((limit for limit in limits if limit in full or one.size > left[limit]), None)
-        if short is not None:
-            full.add(short)
-            code = Reason.QUOTA_FULL if short == one.account else Reason.SE_FULL
-            waiting.append(Waiting(one, code, left[short]))
-            continue
-        for limit in limits:
-            left[limit] -= one.size
-        add.append(one)
+    rows = [*((one, True) for one in new), *((one, False) for one in line)]
+    for one, mine in sorted(rows, key=lambda row: (-row[0].priority, row[0].subscription_id, row[0].key)):
+        limits = [limit for limit in _limits(one) if limit in left]
+        short = held.get(one.subscription_id)
+        if short is None:
+            short = next((limit for limit in limits if limit in first or one.size > left[limit]), None)
+            if short is None:
+                left.update({limit: left[limit] - one.size for limit in limits})
+                add += [one] * mine
+                continue
+            held[one.subscription_id] = short
+            if one.size <= rooms[short].limit:
+                first.setdefault(short, one.subscription_id)
+        if mine:
+            waiting.append(_waiting(one, short, Room(left[short], rooms[short].limit), first.get(short)))
     return sorted(add, key=lambda row: row.key), waiting
+
+
+def _limits(one: Wanted) -> list[Limit]:
+    account: list[Limit] = [] if one.account is None else [one.account]
+    return account if one.here else [*account, one.se_id]
+
+
+def _waiting(one: Wanted, short: Limit, room: Room, first: int | None) -> Waiting:
+    code = Reason.QUOTA_FULL if short == one.account else Reason.SE_FULL
+    return Waiting(one, code, room, None if first == one.subscription_id else first)
 
 
 def _asked(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy import bindparam as bind
 
 from catalogs import bookkeeping
+from catalogs.tables import block
 from datamgmt import destinations
 from datamgmt.reasons import Reason
 from datamgmt.subscription_moves import Move, begin, move, remember
@@ -27,8 +28,9 @@ from gridcore.errors import Conflict, Denied
 class Order:
     """What somebody asks for: a dataset at an SE, or with `block_id` one block of it.
 
-    static: only what there is now; fill_after: only blocks made after it; suspended_until: nothing is moved
-    before; move: other copies are let go once all has arrived, with `move_from` the ones of that SE alone.
+    static: only what there is now, or when it is asked for again; fill_after: only blocks made after it;
+    suspended_until: nothing is moved before; move: other copies are let go once all has arrived, with
+    `move_from` the ones of that SE alone.
     `ask_id` is the client's.
     """
 
@@ -82,12 +84,21 @@ DECIDED = (
     .where(subscription.c.id == bind("row_id"))
     .values(decided_by=bind("by"), decided_at=bind("at"))
 )
+NEWER = (
+    select(block.c.id)
+    .where(
+        block.c.dataset_id == bind("on_dataset"),
+        block.c.created_at > bind("since", type_=block.c.created_at.type),
+    )
+    .limit(1)
+)
 
 
 def subscribe(conn: Connection, key: int, order: Order, now: datetime, decided_by: str | None) -> int:
     """Have a live subscription, or one that is ASKED where nobody has decided; its id, `key` where it is new.
 
-    One that is there gets more as asked, never less; an ended one begins anew. Raises Denied for more of what
+    One that is there gets more as asked, never less: a static one the blocks made since, unless the client
+    only repeats itself. An ended one begins anew. Raises Denied for more of what
     was decided without a decision, Conflict for a move from elsewhere than the one under way.
     """
     bookkeeping.unsettle(conn, [order.dataset_id])
@@ -103,9 +114,11 @@ def subscribe(conn: Connection, key: int, order: Order, now: datetime, decided_b
         _revive(conn, old.id, order, now, decided_by)
         return old.id
     more = _more(old, order)
+    if _reaches_newer(conn, old, order):
+        more |= {"created_at": now, "ask_id": order.ask_id}
     if more and decided_by is None and old.state is not SubscriptionState.ASKED:
         raise Denied(
-            f"subscription {old.id} was decided without {', '.join(sorted(more))}",
+            f"subscription {old.id} was decided without {_named(more)}",
             hint=f"ask somebody who decides at {old.se}: tierflow subscription change {old.id}",
         )
     _put(conn, old, more, order.requester, now)
@@ -186,6 +199,14 @@ def _more(old: SubscriptionRow, order: Order) -> dict[str, Any]:
     return more
 
 
+def _reaches_newer(conn: Connection, old: SubscriptionRow, order: Order) -> bool:
+    """Whether a static subscription is asked for again, and there are blocks it does not reach."""
+    if not (old.static and order.static) or (order.ask_id is not None and order.ask_id == old.ask_id):
+        return False
+    on = {"on_dataset": old.dataset_id, "since": old.created_at}
+    return old.block_id == 0 and conn.execute(NEWER, on).first() is not None
+
+
 def _more_moved(old: SubscriptionRow, order: Order) -> dict[str, Any]:
     """From nowhere to one SE to everywhere; to another SE it is another move."""
     if not order.move:
@@ -236,11 +257,28 @@ def change(
     if row.state in _ENDED:
         raise Conflict(f"subscription {row.id} has ended", hint="subscribe again")
     held = {"acct_group": row.group, **{name: getattr(row, name) for name in _CHANGEABLE}}
-    put = {**values, "move_from_se_id": None} if "move" in values else values
+    put = {**values, "move_from_se_id": None} if "move" in values else dict(values)
+    if values.get("static") and not row.static:
+        put["created_at"] = now  # what there is now, not what there was once
     return _put(conn, row, {name: v for name, v in put.items() if held[name] != v}, actor, now)
 
 
-_CHANGEABLE = ("custodial", "priority", "move", "move_from_se_id", "static", "fill_after", "comments")
+_CHANGEABLE = (
+    *("custodial", "priority", "move", "move_from_se_id", "static", "fill_after", "comments", "created_at"),
+)
+#: Columns people know by another word, or not at all.
+_WORDS = {
+    "fill_after": "since",
+    "move_from_se_id": "where it is moved from",
+    "acct_group": "group",
+    "created_at": "newer blocks",
+    "ask_id": "",
+}
+
+
+def _named(columns: Mapping[str, Any]) -> str:
+    """As people read them."""
+    return ", ".join(sorted(filter(None, (_WORDS.get(name, name) for name in columns))))
 
 
 def _put(
@@ -252,6 +290,6 @@ def _put(
     columns = {name: [value] for name, value in values.items()}
     bulk.write(conn, [Change(subscription, {"id": [row.id]}, put={**columns, "updated_at": [now]})])
     names = sorted(values)
-    note = f"changed {', '.join(names)}"[:40]
+    note = f"changed {_named(values)}"[:40]
     remember(conn, [Move(row.id, row.state, row.state, note=note)], actor, now)
     return names

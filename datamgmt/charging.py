@@ -20,7 +20,7 @@ from datamgmt.allocation import ReplicaKey
 from datamgmt.tables import block_dest
 from gridcore.db import bulk, lock_rows, quotas
 from gridcore.db.bulk import Change, Same
-from gridcore.db.idlists import names_within, within
+from gridcore.db.idlists import within
 from gridcore.db.invariants import Invariant
 from gridcore.tables import quota
 
@@ -87,7 +87,6 @@ MISCOUNTED = (
     .where(quota.c.owner.like(f"{SPACE_QUOTA}%"), quota.c.used_value != _TRUE)
     .order_by(quota.c.id)
 )
-LIMITS = select(quota.c.owner, quota.c.limit_value).where(names_within(quota.c.owner))
 
 USED_IS_HELD = Invariant(
     "space quotas",
@@ -125,6 +124,14 @@ def charge(conn: Connection, block_ids: Iterable[int]) -> int:
     return len(rows)
 
 
+def bear(conn: Connection, groups: Mapping[ReplicaKey, tuple[str | None, int]]) -> None:
+    """Let replicas that are there bear so many bytes for groups, which have taken them of their quotas."""
+    rows = sorted(groups.items())
+    keys = {"block_id": [key[0] for key, _ in rows], "se_id": [key[1] for key, _ in rows]}
+    groups_of, sizes = [one[0] for _, one in rows], [one[1] for _, one in rows]
+    bulk.write(conn, [Change(block_replica, keys, put={"acct_group": groups_of, "charged": sizes})])
+
+
 def remove(conn: Connection, keys: Sequence[ReplicaKey]) -> list[ReplicaKey]:
     """Forget replicas whose files are gone, see `catalogs.replicas.remove_all`, and give back what they were
     charged; which of them were DELETING. Locks the blocks."""
@@ -160,11 +167,6 @@ def _give_back(conn: Connection, rows: Iterable[Any]) -> None:
 
 
 # --- sums -------------------------------------------------------------------------------------------
-
-
-def limits(conn: Connection, owners: Iterable[str]) -> dict[str, int]:
-    """The limits of those owners that have one."""
-    return {row.owner: row.limit_value for row in conn.execute(LIMITS, {"names": sorted(set(owners))})}
 
 
 def mend(conn: Connection) -> int:

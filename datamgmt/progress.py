@@ -110,8 +110,8 @@ def _moves(rows: Iterable[Any], now: datetime) -> list[Move]:
 def _judged(row: Any, now: datetime) -> Move | None:
     """None where all is said."""
     state, code, facts = _standing(row)
-    if state is SubscriptionState.ACTIVE and row.code in NO_ROOM and row.blocks:
-        return None
+    if row.state == SubscriptionState.ACTIVE and row.code in NO_ROOM and row.blocks:
+        return None  # allocation says when there is room, also for what is there and only passing through
     if (state, code, facts) == (row.state, row.code, row.params):
         return None
     note = None

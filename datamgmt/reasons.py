@@ -171,14 +171,15 @@ _TEXTS: Mapping[Reason, _Text] = {
     ),
     Reason.UNSUBSCRIBED: _Text("no subscription asks for it any more", "nobody"),
     Reason.QUOTA_FULL: _Text(
-        "group {group} has {free} of {limit} left at {site}, and {size} are needed",
+        "group {group} has {free} of {limit} left at {site}, and {size} are needed"
+        "[; subscription {behind} comes first]",
         "group {group}, or the admin of {site}",
         "tierflow site quota set {site} {group} BYTES",
         basis=-1,
     ),
     Reason.SE_FULL: _Text(
         "{se}[ has {free} of {space} free][ had no room for a copy; the next is sent at {until}]"
-        "[, {arriving} are arriving][, and {size} are needed]",
+        "[, {arriving} are arriving][, and {size} are needed][; subscription {behind} comes first]",
         "the admin of {se}",
         "tierflow site space {site}",
         basis=-1,

@@ -101,7 +101,7 @@ def set_quota(
         key, now = context.keys.one("quota"), context.clock.now()
 
         def unit(conn: Connection) -> tuple[Quota | None, Quota | None]:
-            counted.room(conn, [charging.owner(at, group)])
+            counted.lock(conn, [charging.owner(at, group)])
             old = _space_of(conn, at, group)
             _limit(conn, key, at, group, limit)
             detail = {"was": None if old is None else old.limit, "limit": limit}

@@ -291,6 +291,7 @@ _FACES = {
     "fill_after": "since",
     "comments": "comment",
     "acct_group": "group",
+    "created_at": "newer blocks",
     "move_from_se_id": "from",
 }
 

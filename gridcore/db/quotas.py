@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -21,8 +22,16 @@ GIVE_BACK = (
     .values(used_value=quota.c.used_value - bindparam("n"))
 )
 OWNED = select(quota.c.id).where(names_within(quota.c.owner))
-ROOM = select(quota.c.owner, quota.c.limit_value - quota.c.used_value).where(names_within(quota.c.owner))
-FREE = select(quota.c.owner, quota.c.limit_value - quota.c.used_value)
+ROOM = select(quota.c.owner, quota.c.limit_value - quota.c.used_value, quota.c.limit_value).where(
+    names_within(quota.c.owner)
+)
+
+
+class Room(NamedTuple):
+    """What is left of a limit; below zero where it was lowered."""
+
+    left: int
+    limit: int
 
 
 def take(conn: Connection, owner: str, n: int) -> bool:
@@ -38,16 +47,12 @@ def give_back(conn: Connection, owner: str, n: int) -> bool:
     return conn.execute(GIVE_BACK, {"of": owner, "n": n}).rowcount == 1
 
 
-def free(conn: Connection) -> dict[str, int]:
-    """What is left, by owner."""
-    return dict(tuple(row) for row in conn.execute(FREE))
+def lock(conn: Connection, owners: Iterable[str]) -> None:
+    """Lock the owners' quotas until the transaction ends. They are the last rows it locks."""
+    lock_rows(conn, quota, conn.execute(OWNED, {"names": sorted(set(owners))}).scalars())
 
 
-def room(conn: Connection, owners: Iterable[str]) -> dict[str, int]:
-    """What is left by owner, locked until the transaction ends; below zero where a limit was lowered.
-
-    Owners without a row have no limit and are left out. Quotas are the last rows a transaction locks.
-    """
-    names = {"names": sorted(set(owners))}
-    lock_rows(conn, quota, [row.id for row in conn.execute(OWNED, names)])
-    return dict(tuple(row) for row in conn.execute(ROOM, names))
+def room(conn: Connection, owners: Iterable[str]) -> dict[str, Room]:
+    """What is left by owner. Owners without a row have no limit and are left out."""
+    found = conn.execute(ROOM, {"names": sorted(set(owners))})
+    return {owner: Room(int(left), int(limit)) for owner, left, limit in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,10 +17,12 @@ from datamgmt.allocation import (
     Subscription,
     Waiting,
     Wanted,
+    admitted,
     allocate,
     movable,
 )
 from datamgmt.reasons import Reason
+from gridcore.db.quotas import Room
 
 NOTHING = Existing({}, frozenset())
 
@@ -83,7 +86,10 @@ blocks = st.lists(
     ),
     unique_by=lambda item: item.id,
 )
-rooms = st.dictionaries(st.sampled_from(("anna", "top")), st.integers(0, 300))
+rooms = st.dictionaries(
+    st.sampled_from(("anna", "top", 1, 2)),
+    st.tuples(st.integers(-9, 300), st.integers(0, 300)).map(lambda one: Room(min(one), max(one))),
+)
 rows = st.lists(
     st.builds(
         Wanted,
@@ -115,39 +121,73 @@ def test_what_is_wanted_in_the_end(asked, closed, wanted, complete):
 
 
 @given(subscriptions, blocks, rows, replicas, rooms)
-def test_nothing_is_added_beyond_a_quota_and_asking_again_adds_nothing(asked, closed, wanted, complete, room):
+def test_nothing_is_added_beyond_a_limit_and_asking_again_adds_nothing(asked, closed, wanted, complete, room):
     existing = Existing({item.key: item for item in wanted}, complete)
-    found = allocate(asked, closed, existing, room)
-    sizes = {one.id: one.bytes for one in closed}
-    account = {one.id: one.account for one in asked}
-    left = dict(room)
-    for new in found.add:
-        if account[new.subscription_id] in left:
-            left[account[new.subscription_id]] -= sizes[new.block_id]
-    assert all(n >= 0 for n in left.values())
-    assert all(one.wanted.account in room for one in found.waiting)
-    free = allocate(asked, closed, existing)
-    assert {one.key for one in found.add} | {one.wanted.key for one in found.waiting} == {
-        one.key for one in free.add
-    }
-    assert (found.change, found.drop) == (free.change, free.drop)
-    again = allocate(asked, closed, applied(existing, found), left)
-    assert (again.add, again.change, again.drop) == ([], [], [])
-    assert [one.wanted for one in again.waiting] == [one.wanted for one in found.waiting]
+    new = allocate(asked, closed, existing).add
+    add, waiting = admitted(new, room)
+    left = {limit: one.left for limit, one in room.items()}
+    for one in add:
+        for limit in {one.account, one.se_id} & left.keys():
+            left[limit] -= one.size
+    assert all(n >= 0 or n == room[limit].left for limit, n in left.items())
+    assert all({one.wanted.account, one.wanted.se_id} & room.keys() for one in waiting)
+    assert sorted([*add, *(one.wanted for one in waiting)], key=lambda one: one.key) == new
+    rest = {limit: Room(n, room[limit].limit) for limit, n in left.items()}
+    again, still = admitted([one.wanted for one in waiting], rest)
+    assert (again, [one.wanted for one in still]) == ([], [one.wanted for one in waiting])
+
+
+@given(subscriptions, blocks, rooms)
+def test_nobody_takes_what_one_before_waits_for(asked, closed, room):
+    """Of those that share a limit, who stands behind one that waits and could ever fit waits as well."""
+    add, waiting = admitted(allocate(asked, closed, NOTHING).add, room)
+
+    def place(one: Wanted) -> object:
+        return -one.priority, one.subscription_id, one.key
+
+    for one in waiting:
+        limit = one.wanted.account if one.code is Reason.QUOTA_FULL else one.wanted.se_id
+        behind = [new for new in add if limit in (new.account, new.se_id) and place(new) > place(one.wanted)]
+        assert not behind or one.wanted.size > one.room.limit
 
 
 def test_what_does_not_fit_keeps_its_place_before_smaller_ones():
     closed = [ClosedBlock(1, 1, 60), ClosedBlock(2, 1, 60), ClosedBlock(3, 1, 10)]
-    change = allocate([subscription(account="top")], closed, NOTHING, {"top": 100})
-    assert change.add == [row(1)]
-    assert change.waiting == [Waiting(row(2), Reason.QUOTA_FULL, 40), Waiting(row(3), Reason.QUOTA_FULL, 40)]
+    new = allocate([subscription(account="top")], closed, NOTHING).add
+    left = Room(40, 100)
+    assert admitted(new, {"top": Room(100, 100)}) == (
+        [row(1)],
+        [Waiting(row(2), Reason.QUOTA_FULL, left), Waiting(row(3), Reason.QUOTA_FULL, left)],
+    )
 
 
 def test_the_urgent_get_room_first():
     asked = [subscription(1, account="top"), subscription(2, se_id=8, priority=5, account="top")]
-    change = allocate(asked, [ClosedBlock(1, 1, 60)], NOTHING, {"top": 100})
-    assert change.add == [row(1, se_id=8, subscription_id=2, priority=5)]
-    assert [one.wanted.key for one in change.waiting] == [(1, 7)]
+    new = allocate(asked, [ClosedBlock(1, 1, 60)], NOTHING).add
+    add, waiting = admitted(new, {"top": Room(100, 100)})
+    assert add == [row(1, se_id=8, subscription_id=2, priority=5)]
+    assert [one.wanted.key for one in waiting] == [(1, 7)]
+
+
+def test_room_is_kept_for_who_waits_elsewhere():
+    """A small block of a younger subscription passes only where the large one before it keeps its room."""
+    (small,) = allocate([subscription(9, account="top")], [ClosedBlock(1, 1, 10)], NOTHING).add
+    large = replace(row(0, subscription_id=3), account="top", size=60)
+    assert admitted([small], {"top": Room(69, 100)}, [large]) == (
+        [],
+        [Waiting(small, Reason.QUOTA_FULL, Room(9, 100))],
+    )
+    assert admitted([small], {"top": Room(59, 100)}, [large]) == (
+        [],
+        [Waiting(small, Reason.QUOTA_FULL, Room(59, 100), behind=3)],
+    )
+    assert admitted([small], {"top": Room(70, 100)}, [large]) == ([small], [])
+
+
+def test_what_can_never_fit_holds_up_nobody_else():
+    (small,) = allocate([subscription(9, account="top")], [ClosedBlock(1, 1, 10)], NOTHING).add
+    never = replace(row(0, subscription_id=3), account="top", size=101)
+    assert admitted([small], {"top": Room(10, 100)}, [never]) == ([small], [])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,42 @@ def test_one_block_all_that_comes_or_what_there_was(grid: DataGrid) -> None:
     assert len(blocks(grid)) == 3
 
 
+def test_a_static_one_asked_again_reaches_what_there_is_then(grid: DataGrid) -> None:
+    order = {"static": True, "ask_id": "monday"}
+    key = grid.subscribe("B", **order)
+    assert wanted(grid) == [1]
+    made = one(grid, key).created_at
+    grid.subscribe("B", static=True, ask_id="tuesday")
+    assert (one(grid, key).created_at, len(history(grid))) == (made, 1), "there is nothing newer"
+    grid.clock.advance(10)
+    grid.produce(1, first=2)
+    grid.subscribe("B", **order)
+    assert wanted(grid) == [1], "a client that repeats itself asks for nothing new"
+    with pytest.raises(Denied, match="without newer blocks"):
+        grid.subscribe("B", static=True, ask_id="friday", decided_by=None)
+    assert grid.subscribe("B", static=True, ask_id="friday") == key
+    assert wanted(grid) == blocks(grid)[:2]
+    assert history(grid)[-1] == (State.ACTIVE, "anna", "changed newer blocks")
+    grid.clock.advance(10)
+    grid.produce(1, first=3)
+    grid.subscribe("B", static=True, ask_id="friday")
+    assert wanted(grid) == blocks(grid)[:2]
+    assert len(blocks(grid)) == 3
+
+
+def test_one_that_becomes_static_keeps_what_there_is_by_then(grid: DataGrid) -> None:
+    key = grid.subscribe("B")
+    grid.clock.advance(10)
+    grid.produce(1, first=2)
+    assert wanted(grid) == blocks(grid)
+    grid.do(lambda conn, now: asking.change(conn, key, {"static": 1}, "anna", now))
+    assert wanted(grid) == blocks(grid)
+    grid.clock.advance(10)
+    grid.produce(1, first=3)
+    assert wanted(grid) == blocks(grid)[:2]
+    assert len(blocks(grid)) == 3
+
+
 def test_growing_from_a_moment(grid: DataGrid) -> None:
     grid.clock.advance(10)
     grid.subscribe("B", fill_after=grid.clock.now())
@@ -182,7 +218,7 @@ def test_large_datasets_are_allocated_by_slices(grid: DataGrid) -> None:
 
     def slice_after(after: int) -> allocating.Allocated:
         return grid.do(  # type: ignore[no-any-return]
-            lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now, after, 2)
+            lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now, after, n=2)
         )
 
     after, changed = 0, []

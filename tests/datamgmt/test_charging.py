@@ -20,13 +20,13 @@ from catalogs.filebatch import NewFile
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import allocating, asking, charging, destinations, progress, recount, subscriptions
+from datamgmt import allocating, asking, charging, destinations, line, progress, recount, subscriptions
 from datamgmt.asking import Order
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, subscription
 from gridapp import quotas as limits
-from gridcore.db import Database
+from gridcore.db import Database, leases, quotas
 from gridcore.db.invariants import violations
 from gridcore.tables import quota
 
@@ -55,6 +55,17 @@ def allocate(grid: DataGrid) -> None:
             allocating.allocate_dataset(conn, one, now)
 
     grid.do(unit)
+
+
+def stir(grid: DataGrid) -> list[int]:
+    """Have the datasets looked at for which room has come."""
+
+    def unit(conn: Connection, _: Any) -> list[int]:
+        found = line.ready(conn)
+        bookkeeping.unsettle(conn, found)
+        return found
+
+    return list(grid.do(unit))
 
 
 def sizes(grid: DataGrid) -> dict[int, int]:
@@ -111,24 +122,74 @@ def test_what_does_not_fit_waits_with_figures_until_there_is_room(grid: DataGrid
     limit(grid, size)
     allocate(grid)
     assert grid.count(block_dest) == 0, "nothing has happened to the dataset"
-    assert grid.do(lambda conn, _: allocating.stir(conn)) == 1
+    assert stir(grid) == [grid.dataset_id]
     allocate(grid)
     assert (grid.count(block_dest), said(grid, key)[1]) == (1, Reason.DELIVERING)
 
 
-def test_a_later_slice_of_blocks_does_not_unsay_what_an_earlier_one_waits_for(grid: DataGrid) -> None:
+def by_slices(grid: DataGrid, n: int, dataset_id: int = 0) -> list[int]:
+    """Allocate the dataset so many blocks at a time; what each slice changed."""
+    done, changed = allocating.Allocated(0), list[int]()
+    while not changed or done.after:
+        done = grid.do(
+            lambda conn, now, last=done: allocating.allocate_dataset(
+                conn, dataset_id or grid.dataset_id, now, last.after, last.waits, n
+            )
+        )
+        changed.append(done.changed)
+    return changed
+
+
+def unsettled(grid: DataGrid) -> list[int]:
+    return list(grid.do(lambda conn, _: allocating.unsettled(conn, 9)))
+
+
+def test_a_small_block_of_a_later_slice_does_not_overtake_a_large_one(grid: DataGrid) -> None:
     grid.produce(1, first=9)
     grid.produce(1, first=0)
-    limit(grid, min(sizes(grid).values()))
+    large, small = sizes(grid).values()
+    limit(grid, large)
+    grid.do(lambda conn, _: quotas.take(conn, AT_B, 1))
     key = grid.subscribe("B")
-    after, looks = 0, 0
-    while after or not looks:
-        done = grid.do(
-            lambda conn, now, at=after: allocating.allocate_dataset(conn, grid.dataset_id, now, at, 1)
-        )
-        after, looks = done.after, looks + 1
-        assert said(grid, key)[1] == Reason.QUOTA_FULL
-    assert (looks > 1, grid.count(block_dest)) == (True, 1)
+    by_slices(grid, 1)
+    assert (grid.count(block_dest), said(grid, key)[1]) == (0, Reason.QUOTA_FULL)
+    grid.do(lambda conn, _: quotas.give_back(conn, AT_B, 1))
+    stir(grid)
+    by_slices(grid, 1)
+    assert (grid.rows(select(block_dest.c.bytes)), large > small) == ([(large,)], True)
+
+
+def test_a_small_dataset_does_not_overtake_what_waits_for_the_same_room(grid: DataGrid) -> None:
+    grid.produce(1, first=20)
+    (large,) = sizes(grid).values()
+    limit(grid, large + 99)
+    grid.do(lambda conn, _: quotas.take(conn, AT_B, 100))
+    first = grid.subscribe("B")
+    allocate(grid)
+    small = _dataset(grid, 7, 1)
+    allocate(grid)
+    grid.do(lambda conn, _: quotas.give_back(conn, AT_B, 100))
+    second = next(row[0] for row in grid.rows(select(subscription.c.id)) if row[0] != first)
+    assert said(grid, second)[2]["behind"] == first
+    assert grid.count(block_dest) == 0
+    assert stir(grid) == [grid.dataset_id, small]
+    allocate(grid)
+    assert grid.rows(select(block_dest.c.bytes).order_by(block_dest.c.bytes)) == [(1,), (large,)]
+
+
+def test_a_dataset_that_waits_is_settled_and_looked_at_when_room_comes(grid: DataGrid) -> None:
+    for number in range(6):
+        grid.produce(1, first=number)
+    first, second, *_ = sizes(grid).values()
+    limit(grid, first + second)
+    grid.subscribe("B")
+    assert sum(by_slices(grid, 2)) == 2
+    assert by_slices(grid, 2) == [0]
+    assert (unsettled(grid), stir(grid)) == ([], [])
+    limit(grid, sum(sizes(grid).values()))
+    assert (stir(grid), unsettled(grid)) == ([grid.dataset_id], [grid.dataset_id])
+    by_slices(grid, 2)
+    assert grid.count(block_dest) == 6
 
 
 def test_a_full_storage_element_is_told_with_its_figures(grid: DataGrid) -> None:
@@ -137,7 +198,7 @@ def test_a_full_storage_element_is_told_with_its_figures(grid: DataGrid) -> None
     grid.do(lambda conn, _: conn.execute(update(se).where(se.c.id == 2).values(space_bytes=size - 1)))
     key = grid.subscribe("B")
     allocate(grid)
-    facts = {"site": "T2_XX_B", "se": 2, "free": size - 1, "space": size - 1, "arriving": 0, "size": size}
+    facts = {"site": "T2_XX_B", "se": 2, "free": size - 1, "space": size - 1, "size": size}
     assert said(grid, key) == (SubscriptionState.ACTIVE, Reason.SE_FULL, facts)
 
 
@@ -168,6 +229,50 @@ def test_a_transit_copy_that_is_wanted_takes_quota_at_once(grid: DataGrid) -> No
     allocate(grid)
     held = select(block_replica.c.acct_group, block_replica.c.transit).where(block_replica.c.se_id == 2)
     assert (grid.rows(held), used(grid)) == ([("physics", 0)], size)
+
+
+def complete_in_transit(grid: DataGrid) -> int:
+    """A complete copy of the one block passes through B; its bytes."""
+    grid.produce(2)
+    grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, 2, transit=True)], now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, 2, {1: 1}, now))
+    return next(iter(sizes(grid).values()))
+
+
+HELD_AT_B = select(block_replica.c.acct_group, block_replica.c.charged, block_replica.c.transit).where(
+    block_replica.c.se_id == 2
+)
+
+
+def test_a_complete_transit_copy_that_is_wanted_is_charged_from_then_on(grid: DataGrid) -> None:
+    size = complete_in_transit(grid)
+    limit(grid, size)
+    grid.do(lambda conn, _: conn.execute(update(se).where(se.c.id == 2).values(space_bytes=size)))
+    key = grid.subscribe("B", custodial=True)
+    allocate(grid)
+    assert (grid.rows(HELD_AT_B), used(grid)) == ([("physics", size, 0)], size), "its space it has already"
+    assert grid.rows(select(block_replica.c.custodial).where(block_replica.c.se_id == 2)) == [(1,)]
+    assert said(grid, key)[0] is SubscriptionState.COMPLETE
+    grid.do(lambda conn, _: replicas.set_custodial_all(conn, {(1, 2): False}))
+    grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, 2)]))
+    grid.do(lambda conn, _: charging.remove(conn, [(1, 2)]))
+    grid.check()
+    assert used(grid) == 0
+
+
+def test_a_transit_copy_its_group_has_no_room_for_only_passes(grid: DataGrid) -> None:
+    size = complete_in_transit(grid)
+    limit(grid, size - 1)
+    key = grid.subscribe("B")
+    allocate(grid)
+    grid.do(progress.review)
+    assert (said(grid, key)[:2], used(grid)) == ((SubscriptionState.ACTIVE, Reason.QUOTA_FULL), 0)
+    assert (grid.rows(HELD_AT_B), unsettled(grid), stir(grid)) == ([(None, 0, 1)], [], [])
+    limit(grid, size)
+    assert stir(grid) == [grid.dataset_id]
+    allocate(grid)
+    assert (grid.rows(HELD_AT_B), used(grid)) == ([("physics", size, 0)], size)
+    assert said(grid, key)[0] is SubscriptionState.COMPLETE
 
 
 def test_a_first_quota_counts_what_the_group_has_and_drift_is_mended(grid: DataGrid) -> None:
@@ -215,11 +320,53 @@ def test_twenty_writers_at_once_never_exceed_a_quota(database: Database, room: i
     assert len(grid.rows(full)) == 20 - room
 
 
-def _dataset(grid: DataGrid, number: int) -> int:
-    """With one closed block of 100 bytes at A, subscribed to B."""
+@pytest.mark.parametrize("room", [0, 7])
+def test_twenty_writers_under_one_lease_never_promise_the_same_space_twice(
+    database: Database, room: int
+) -> None:
+    """Space of storage elements has no lock of its own: the lease of who promises it is."""
+    grid = DataGrid(database, "AB")
+    datasets = [_dataset(grid, number) for number in range(20)]
+    grid.do(lambda conn, _: conn.execute(update(se).where(se.c.id == 2).values(space_bytes=room * 100 + 50)))
+    (lease,) = _lease(grid, "one")
+    barrier = threading.Barrier(20)
+
+    def write(dataset_id: int) -> int:
+        barrier.wait()
+
+        def unit(conn: Connection) -> int:
+            return allocating.allocate_dataset(conn, dataset_id, leases.hold(conn, lease)).changed
+
+        return database.transaction(unit)
+
+    with ThreadPoolExecutor(20) as pool:
+        added = sum(pool.map(write, datasets))
+    assert (added, grid.count(block_dest)) == (room, room)
+
+
+def test_a_manager_whose_lease_has_passed_on_promises_nothing(grid: DataGrid) -> None:
+    grid.produce(1)
+    grid.subscribe("B")
+    old, new = grid.worker("one", ["block_manager"]), grid.worker("two", ["block_manager"])
+    old.take()
+    new.take(from_the_dead=True)
+    with pytest.raises(leases.LeaseLost):
+        old.cycle("block_manager")
+    assert grid.count(block_dest) == 0
+    assert new.cycle("block_manager")["allocated"] == 1
+
+
+def _lease(grid: DataGrid, name: str) -> list[leases.Lease]:
+    worker = grid.worker(name, ["block_manager"])
+    worker.take()
+    return list(worker.held.values())
+
+
+def _dataset(grid: DataGrid, number: int, size: int = 100) -> int:
+    """With one closed block of so many bytes at A, subscribed to B."""
     keys = [grid.keys.one(name) for name in ("dataset", "subscription")]
     reserved = registration.reserve(grid.keys, 1)
-    file = NewFile(lfn=f"/store/data/d{number}.root", bytes=100, adler32=1)
+    file = NewFile(lfn=f"/store/data/d{number}.root", bytes=size, adler32=1)
 
     def unit(conn: Connection, now: Any) -> int:
         policy = bookkeeping.BlockPolicy(1, 10**9, 10**6)
@@ -272,7 +419,7 @@ class Charged(RuleBasedStateMachine):
 
     @rule()
     def allocate(self) -> None:
-        self.grid.do(lambda conn, _: allocating.stir(conn))
+        stir(self.grid)
         allocate(self.grid)
 
     @rule(place=st.integers(0, 9))

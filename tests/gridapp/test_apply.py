@@ -87,7 +87,9 @@ def test_what_was_applied_serves_everybody(database: Database, topology: Topolog
         ash = sites.by_name(sites.storage_elements(conn))["T2_DE_Ash_Disk"]
         assert sites.pfn_of(ash, "/store/mc/x.root")[0] == "/grid/storage/T2_DE_Ash_Disk/data/mc/x.root"
         assert may(local_principal("root", accounts.accounts(conn)), Action.GRID_CONFIGURE)
-        assert quotas.free(conn)["transit:T0_CH_Oak_Disk"] == 100_000_000_000
+        assert quotas.room(conn, ["transit:T0_CH_Oak_Disk"]) == {
+            "transit:T0_CH_Oak_Disk": (100_000_000_000, 100_000_000_000)
+        }
         rows = endpoints.occupancy(conn)
         assert [(one.name, one.site, one.slots) for one in rows][-1] == (
             "T2_FR_Birch_local",
@@ -136,7 +138,7 @@ def test_transit_space_and_retry_rules_follow_the_files(
     (change,) = put(database, edited("transit_bytes = 100_000_000_000", "transit_bytes = 70"))
     assert change.detail == "transit_bytes: 50 -> 70"
     with database.snapshot() as conn:
-        assert quotas.free(conn)["transit:T0_CH_Oak_Disk"] == 20
+        assert quotas.room(conn, ["transit:T0_CH_Oak_Disk"]) == {"transit:T0_CH_Oak_Disk": (20, 70)}
     assert database.transaction(lambda conn: quotas.give_back(conn, "transit:T0_CH_Oak_Disk", 50))
     rule = '[[retry]]\nerror_class = "lost"\nmax_retries = 1\n\n[[share]]'
     with_rule = edited("[[share]]", rule)

@@ -122,10 +122,11 @@ def test_reservation_race_never_exceeds_the_limit(database: Database) -> None:
 
 def take_most(conn: Connection, owner: str, sizes: Sequence[int]) -> int:
     """As allocation does: what fits, from the front, into what is left under the lock."""
-    free = quotas.room(conn, [owner]).get(owner)
-    if free is None:
+    quotas.lock(conn, [owner])
+    room = quotas.room(conn, [owner]).get(owner)
+    if room is None:
         return len(sizes)
-    sums = [one for one in accumulate(sizes) if one <= free]
+    sums = [one for one in accumulate(sizes) if one <= room.left]
     assert not sums or not sums[-1] or quotas.take(conn, owner, sums[-1])
     return len(sums)
 
@@ -159,7 +160,7 @@ def test_the_most_that_fits_is_taken_from_the_front(database: Database) -> None:
     assert (most("a", 40, 0), most("a", 0, 1)) == (2, 1)
     assert most("nobody", 10**18, 1) == 2
     room = database.transaction(lambda conn: quotas.room(conn, ["b", "a", "nobody"]))
-    assert room == {"a": 0, "b": -4}
+    assert room == {"a": (0, 100), "b": (-4, 5)}
 
 
 def test_events_of_one_kind_go_together(database: Database) -> None:
