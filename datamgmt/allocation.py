@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from datamgmt.reasons import Reason
-from gridcore.db.quotas import Room
 
 ReplicaKey = tuple[int, int]
 """(block id, SE id)."""
@@ -98,6 +98,13 @@ class Drop:
 
     key: ReplicaKey
     code: Reason
+
+
+class Room(NamedTuple):
+    """Bytes that are left of a limit, below zero where more is used, and the limit."""
+
+    left: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, func, select
 from catalogs import space
 from catalogs.tables import block_replica, se, site
 from datamgmt import charging
-from datamgmt.allocation import Limit, Waiting, Wanted
+from datamgmt.allocation import Limit, Room, Waiting, Wanted
 from datamgmt.allocation import admitted as fitting
 from datamgmt.reasons import Reason
 from datamgmt.subscription_moves import NO_ROOM
@@ -27,7 +27,6 @@ from datamgmt.tables import block_dest, subscription
 from gridcore.db import quotas
 from gridcore.db.engine import Stale
 from gridcore.db.idlists import within
-from gridcore.db.quotas import Room
 
 _READ = ("id", "dataset_id", "se_id", "priority", "acct_group", "params")
 LINE = (
@@ -110,7 +109,7 @@ def _accounts(rows: Iterable[Wanted]) -> set[str]:
 def _rooms(conn: Connection, rows: Collection[Wanted]) -> dict[Limit, Room]:
     """What is left of the limits that these rows take of."""
     rooms = _spaces(conn, {one.se_id for one in rows})
-    rooms.update(quotas.room(conn, _accounts(rows)))
+    rooms.update({of: Room(*one) for of, one in quotas.room(conn, _accounts(rows)).items()})
     return rooms
 
 

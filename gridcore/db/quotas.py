@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -27,13 +26,6 @@ ROOM = select(quota.c.owner, quota.c.limit_value - quota.c.used_value, quota.c.l
 )
 
 
-class Room(NamedTuple):
-    """What is left of a limit; below zero where it was lowered."""
-
-    left: int
-    limit: int
-
-
 def take(conn: Connection, owner: str, n: int) -> bool:
     """Take `n` of the owner's quota; False, and nothing taken, where so much is not free.
 
@@ -52,7 +44,8 @@ def lock(conn: Connection, owners: Iterable[str]) -> None:
     lock_rows(conn, quota, conn.execute(OWNED, {"names": sorted(set(owners))}).scalars())
 
 
-def room(conn: Connection, owners: Iterable[str]) -> dict[str, Room]:
-    """What is left by owner. Owners without a row have no limit and are left out."""
+def room(conn: Connection, owners: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """{owner: (what is left, the limit)}; the first is below zero where the limit was lowered. Owners without
+    a row have no limit and are left out."""
     found = conn.execute(ROOM, {"names": sorted(set(owners))})
-    return {owner: Room(int(left), int(limit)) for owner, left, limit in found}
+    return {owner: (int(left), int(limit)) for owner, left, limit in found}

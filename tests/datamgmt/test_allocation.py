@@ -14,6 +14,7 @@ from datamgmt.allocation import (
     ClosedBlock,
     Drop,
     Existing,
+    Room,
     Subscription,
     Waiting,
     Wanted,
@@ -22,7 +23,6 @@ from datamgmt.allocation import (
     movable,
 )
 from datamgmt.reasons import Reason
-from gridcore.db.quotas import Room
 
 NOTHING = Existing({}, frozenset())
 

@@ -126,7 +126,7 @@ def take_most(conn: Connection, owner: str, sizes: Sequence[int]) -> int:
     room = quotas.room(conn, [owner]).get(owner)
     if room is None:
         return len(sizes)
-    sums = [one for one in accumulate(sizes) if one <= room.left]
+    sums = [one for one in accumulate(sizes) if one <= room[0]]
     assert not sums or not sums[-1] or quotas.take(conn, owner, sums[-1])
     return len(sums)
 
