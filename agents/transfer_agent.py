@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
+from agents.prober import Prober
 from agents.runtime.agent import Agent, Context, Counts
 from catalogs import sites
 from catalogs.sites import StorageElement
@@ -93,6 +94,7 @@ class TransferAgent(Agent):
         self._policies = linkstates.policies(context.settings)
         self._workers = context.settings.transfer.workers
         self._pool = ThreadPoolExecutor(max(self._workers, 1), thread_name_prefix="copy")
+        self._prober = Prober(context, tools)
         self._under_way: list[_UnderWay] = []
         self._clean: dict[str, int] = {}
         self._pace: dict[LinkKey, float] = {}
@@ -111,6 +113,10 @@ class TransferAgent(Agent):
         with self.context.database.snapshot() as conn:
             elements = {one.id: one for one in sites.storage_elements(conn)}
             topology = _Topology(elements, linkstates.views(conn))
+        mine = {key: held[name] for key, one in elements.items() if (name := SHARD + one.name) in held}
+        learnt = self._prober.cycle(mine, elements, topology.links)
+        topology.learn(learnt)
+        counts["probed"] += len(learnt)
         while True:
             self._settle(held, topology, counts)
             self._start(held, topology, counts)
@@ -127,6 +133,7 @@ class TransferAgent(Agent):
     def close(self) -> None:
         """Begin no further copy; those under way end with the process, and their files are queued again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._prober.close()
 
     # --- beginning ---
 

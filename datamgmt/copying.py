@@ -38,8 +38,8 @@ def attempt(way: Way, claimed: Claimed) -> Try:
     try:
         if way.tool is None:
             raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
-        source_pfn = _pfn(way.source, claimed.lfn, claimed.src_custodial)
-        dest_pfn = _pfn(way.dest, claimed.lfn, claimed.dst_custodial)
+        source_pfn = pfn(way.source, claimed.lfn, claimed.src_custodial)
+        dest_pfn = pfn(way.dest, claimed.lfn, claimed.dst_custodial)
         result = _copy(way, way.tool, claimed, source_pfn, dest_pfn)
     except ToolError as error:
         return _failed(claimed, way.link_id, error.error_class, error.message)
@@ -104,7 +104,8 @@ def _bearer(element: StorageElement, pfn: str) -> str | None:
         return None
 
 
-def _pfn(element: StorageElement, lfn: str, custodial: bool) -> str:
+def pfn(element: StorageElement, lfn: str, custodial: bool) -> str:
+    """Where the element keeps the file. Raises ToolError."""
     try:
         return _resolver(element, custodial)(lfn)
     except GridError as error:

@@ -26,13 +26,15 @@ BIN = timedelta(minutes=5)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """`exclusion`: how long a hop is left out for a block after its tries are used up, and up to twice that;
-    `transit_age`: how long a transit copy that no route passes may wait for one."""
+    `transit_age`: how long a transit copy that no route passes may wait for one; `probe_every`: about how
+    often a dead link is tried that nobody needs."""
 
     link: LinkPolicy
     retry: RetryPolicy
     routing: RoutingPolicy
     exclusion: timedelta
     transit_age: timedelta
+    probe_every: timedelta = timedelta(hours=1)
 
 
 def policies(settings: Settings) -> Policies:
@@ -58,6 +60,7 @@ def policies(settings: Settings) -> Policies:
         ),
         exclusion=timedelta(minutes=45) * scale,
         transit_age=timedelta(days=7) * scale,
+        probe_every=timedelta(hours=1) * scale,
     )
 
 

@@ -28,6 +28,9 @@ LOOK = timedelta(hours=2)
 #: The stored windows are within the installation's bound already.
 _AS_STORED = LinkPolicy(window_max=10**6)
 
+#: What is said of a dead link on which nothing is queued.
+_TRIED = ("it failed repeatedly, and nobody needs it now: a small copy tries it about once an hour",)
+
 SHOWN = (
     select(
         link_table.c.note,
@@ -35,6 +38,7 @@ SHOWN = (
         link_table.c.window_max,
         link_table.c.rate_cap,
         link_state.c.forced_by,
+        link_state.c.rationale,
         link_state.c.last_error,
         link_state.c.updated_at,
     )
@@ -69,6 +73,7 @@ def why_link(conn: Connection, src: str, dst: str, now: datetime) -> Answer:
     routed = conn.execute(OVER_IT, {"src": view.src, "dst": view.dst}).one()
     lately = conn.execute(LATELY, {"on_link": view.id, "since": now - LOOK}).one()
     load = linkstates.loads(conn).get((view.src, view.dst), linkstates.Load())
+    dead = bool(view.enabled and view.state.parked_until and not is_forced(view.state, now))
     return Answer(
         what=f"link:{src}>{dst}",
         kind="link",
@@ -76,7 +81,8 @@ def why_link(conn: Connection, src: str, dst: str, now: datetime) -> Answer:
         since=iso(shown.updated_at),
         because=[
             *(one.sentence for one in said),
-            f"{window(view.state, now, _AS_STORED)} files at a time: {view.state.rationale}",
+            f"{_places(view, now)} files at a time: {shown.rationale or view.state.rationale}",
+            *(_TRIED if dead and not load.files else ()),
             f"{some(routed[0], 'block')} of {routed[1]} bytes routed over it",
             f"{some(load.files, 'file')} queued or under way",
             *(_error(one) for one in errors[:3]),
@@ -94,9 +100,13 @@ def why_link(conn: Connection, src: str, dst: str, now: datetime) -> Answer:
             "errors": [record(one, "error_class", "n", "first_at", "last_at", "sample") for one in errors],
             "reasons": [one.to_json() for one in said],
         },
-        turn=lead.turn if lead else "the transfer agent" if load.files else "nobody",
+        turn=lead.turn if lead else "the transfer agent" if load.files or dead else "nobody",
         next=(lead.cure if lead else None) or f"tierflow link show {src} {dst}",
     )
+
+
+def _places(view: LinkView, now: datetime) -> int:
+    return window(view.state, now, _AS_STORED)
 
 
 def _state(view: LinkView, now: datetime) -> str:
@@ -119,9 +129,9 @@ def _said(conn: Connection, view: LinkView, shown: Any, errors: Any, ends: Any, 
         found.append((Reason.LINK_FORCED, {**params, "until": iso(state.forced_until)}))
     elif state.parked_until and now < state.parked_until and state.forced is not Phase.OPEN:
         found.append((Reason.LINK_PARKED, {**link, **_blame(errors), "until": iso(state.parked_until)}))
-    elif state.parked_until and not is_forced(state, now):
-        found.append((Reason.PROBE_UNDER_WAY, link))
     queued = linkstates.loads(conn).get((view.src, view.dst))
+    if queued and phase(state, now) is Phase.PROBING:
+        found.append((Reason.PROBE_UNDER_WAY, link))
     if queued and (gone := waits.absent(conn, view.dst, names, now)):
         found.append(gone)
     return [told(code, params, names) for code, params in found]
