@@ -11,9 +11,10 @@ from sqlalchemy import Connection, bindparam, delete, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, data_file, file_exception
-from gridcore.db import bulk, lock_rows
+from gridcore.db import bulk, lock_rows, reads
 from gridcore.db.bulk import New, Same
 from gridcore.db.idlists import within
+from gridcore.db.reads import Read
 
 
 class FileFault(StrEnum):
@@ -70,8 +71,14 @@ def of_blocks(conn: Connection, block_ids: Iterable[int]) -> list[FileException]
 
 def faults_by_se(conn: Connection, block_ids: Iterable[int]) -> dict[int, dict[int, set[int]]]:
     """{block: {SE: the files that are missing or bad there}}, where there are any."""
+    (rows,) = reads.rows(conn, [Read(FAULTS, {"ids": sorted(set(block_ids))})])
+    return by_se(rows)
+
+
+def by_se(rows: Iterable[tuple[int, ...]]) -> dict[int, dict[int, set[int]]]:
+    """The same of rows of FAULTS."""
     found: dict[int, dict[int, set[int]]] = {}
-    for block_id, se_id, file_id in conn.execute(FAULTS, {"ids": sorted(set(block_ids))}):
+    for block_id, se_id, file_id in rows:
         found.setdefault(block_id, {}).setdefault(se_id, set()).add(file_id)
     return found
 

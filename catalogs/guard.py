@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, select
 
 from catalogs import exceptions
 from catalogs.states import ReplicaState
@@ -27,7 +26,6 @@ class Kept(StrEnum):
     LAST = "last complete replica"
     LAST_OF_FILES = "only good copy of some files"
     CUSTODIAL = "last custodial replica"
-    IN_USE = "held for others"
     ABSENT = "no such replica"
 
 
@@ -39,7 +37,8 @@ class Copy(NamedTuple):
     state: ReplicaState
     custodial: int
     transit: int
-    delete_at: datetime | None
+    #: Whether it is to go: it may be read, but protects no other copy.
+    leaving: int
 
     @property
     def key(self) -> ReplicaKey:
@@ -55,22 +54,18 @@ class Standing(Protocol):
     def state(self) -> ReplicaState: ...
     @property
     def custodial(self) -> int: ...
+    @property
+    def leaving(self) -> int: ...
 
 
 COPIES = (
-    select(*(block_replica.c[name] for name in Copy._fields))
+    select(
+        *(block_replica.c[name] for name in Copy._fields[:-1]),
+        case((block_replica.c.delete_at.is_(None), 0), else_=1).label("leaving"),
+    )
     .where(within(block_replica.c.block_id))
     .order_by(block_replica.c.block_id, block_replica.c.se_id)
 )
-
-
-def copies(conn: Connection, block_ids: Iterable[int]) -> dict[int, dict[int, Copy]]:
-    """{block: {SE: its replica}} in any state, of the blocks that have any."""
-    found: dict[int, dict[int, Copy]] = {}
-    (rows,) = reads.rows(conn, [Read(COPIES, {"ids": sorted(set(block_ids))})])
-    for row in rows:
-        found.setdefault(row[0], {})[row[1]] = Copy(*row)
-    return found
 
 
 def judge(
@@ -78,15 +73,20 @@ def judge(
     keys: Collection[ReplicaKey],
     *,
     custodial_too: bool | Collection[ReplicaKey] = False,
-    held_for: Collection[ReplicaKey] = (),
     complete_only: bool = False,
 ) -> tuple[dict[ReplicaKey, Kept], list[Copy]]:
     """Those that stay were all let go now, one after the other, and those that go; nothing changes.
 
-    With `complete_only` a replica in another state is none. The caller holds the blocks' locks.
+    With `complete_only` a replica in another state is none; `custodial_too` may name the replicas that may be
+    the last custodial ones. The caller holds the blocks' locks.
     """
-    block_ids = {block_id for block_id, _ in keys}
-    held, faults = copies(conn, block_ids), exceptions.faults_by_se(conn, block_ids)
+    ids = {"ids": sorted({block_id for block_id, _ in keys})}
+    copies, faulty = reads.rows(conn, [Read(COPIES, ids), Read(exceptions.FAULTS, ids)])
+    held: dict[int, dict[int, Copy]] = {}
+    for one in map(Copy._make, copies):
+        held.setdefault(one.block_id, {})[one.se_id] = one
+    faults = exceptions.by_se(faulty)
+    freed = set(keys) if custodial_too is True else set(custodial_too or ())
     kept: dict[ReplicaKey, Kept] = {}
     going: list[Copy] = []
     for key in sorted(set(keys)):
@@ -95,17 +95,10 @@ def judge(
         mine = rows.get(se_id)
         if mine is None or (complete_only and mine.state is not ReplicaState.COMPLETE):
             kept[key] = Kept.ABSENT
-            continue
-        custody = custodial_too if isinstance(custodial_too, bool) else key in custodial_too
-        leaving = [one.se_id for one in rows.values() if one.delete_at is not None]
-        why = refusal(rows, faults.get(block_id, {}), se_id, custodial_too=custody, leaving=leaving)
-        if why is None and key in held_for and mine.state is not ReplicaState.DELETING:
-            why = Kept.IN_USE
-        if why is not None:
+        elif why := refusal(rows, faults.get(block_id, {}), se_id, custodial_too=key in freed):
             kept[key] = why
         elif mine.state is not ReplicaState.DELETING:
-            going.append(mine)
-            rows[se_id] = mine._replace(state=ReplicaState.DELETING)
+            going.append(rows.pop(se_id))
     return kept, going
 
 
@@ -115,12 +108,11 @@ def refusal(
     se_id: int,
     *,
     custodial_too: bool,
-    leaving: Collection[int] = (),
 ) -> Kept | None:
     """Why the replica at `se_id` must stay, given a block's replicas and faulty files by SE; pure.
 
     A COMPLETE one goes only while another COMPLETE one stays and each of its good files is good in another.
-    Replicas at SEs that are `leaving` will go themselves: they count for nothing.
+    Replicas that are leaving will go themselves: they count for nothing.
     """
     mine = held.get(se_id)
     if mine is None:
@@ -129,8 +121,8 @@ def refusal(
         return None
     others = [
         one
-        for key, one in held.items()
-        if key != se_id and key not in leaving and one.state is ReplicaState.COMPLETE
+        for one in held.values()
+        if one is not mine and one.state is ReplicaState.COMPLETE and not one.leaving
     ]
     if mine.custodial and not custodial_too and not any(one.custodial for one in others):
         return Kept.CUSTODIAL

@@ -34,9 +34,12 @@ AT_SE = _HELD.where(holding.c.se_id == bindparam("on_se")).order_by(holding.c.da
 def grow(conn: Connection, rows: Sequence[Growth]) -> None:
     """Count what came, or with negative numbers went; in the transaction of the replicas it counts."""
     more: dict[tuple[int, ...], list[int]] = {}
-    for dataset_id, se_id, *new in rows:
-        sums = more.setdefault((dataset_id, se_id), [0] * len(new))
-        more[dataset_id, se_id] = [old + one for old, one in zip(sums, new, strict=True)]
+    for dataset_id, se_id, blocks, closed, files, size in rows:
+        sums = more.setdefault((dataset_id, se_id), [0, 0, 0, 0])
+        sums[0] += blocks
+        sums[1] += closed
+        sums[2] += files
+        sums[3] += size
     counters.grow(conn, holding, more)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, delete, select
 
@@ -20,7 +20,7 @@ from catalogs.guard import Copy, Kept, ReplicaKey
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica
 from gridcore.db import bulk, lock_rows, outbox, reads
-from gridcore.db.bulk import Change, New, Same
+from gridcore.db.bulk import Change, Columns, New, Same
 from gridcore.db.engine import Stale
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read
@@ -65,6 +65,10 @@ class ReplicaRow:
     def key(self) -> ReplicaKey:
         return self.block_id, self.se_id
 
+    @property
+    def leaving(self) -> bool:
+        return self.delete_at is not None
+
 
 class _Block(NamedTuple):
     """What of a block counts where its replicas are counted."""
@@ -76,10 +80,6 @@ class _Block(NamedTuple):
     files: int
     bytes: int
 
-    def growth(self, se_id: int) -> holdings.Growth:
-        closed = int(self.state is BlockState.CLOSED)
-        return self.dataset_id, se_id, 1, closed, self.files, self.bytes
-
 
 REPLICAS = (
     select(*(block_replica.c[one.name] for one in fields(ReplicaRow)))
@@ -90,6 +90,7 @@ COMPLETE_REPLICAS = REPLICAS.where(block_replica.c.state == ReplicaState.COMPLET
 BLOCKS = select(*(block.c[name] for name in ("id", "name", "dataset_id", "state", "files", "bytes"))).where(
     within(block.c.id)
 )
+DELETING = guard.COPIES.where(block_replica.c.state == ReplicaState.DELETING)
 REMOVE = delete(block_replica).where(
     within(block_replica.c.block_id),
     block_replica.c.se_id == bindparam("on_se"),
@@ -207,15 +208,19 @@ def complete_all(conn: Connection, done: Mapping[ReplicaKey, int], now: datetime
     copies = [one for one in _rows(conn, done).values() if one.state is ReplicaState.COPYING]
     if not copies:
         return []
-    hops = {"hops": [done[one.key] for one in copies]}
-    put = {"state": Same(ReplicaState.COMPLETE), **hops, "completed_at": Same(now)}
-    _change(conn, copies, put, {"state": ReplicaState.COPYING})
-    blocks = _blocks(conn, done)
-    arrived = [replace(one, state=ReplicaState.COMPLETE) for one in copies]
-    holdings.grow(conn, [blocks[one.block_id].growth(one.se_id) for one in copies])
-    _recount(conn, copies, arrived, blocks)
+    keys = [one.key for one in copies]
+    columns = {"block_id": [key[0] for key in keys], "se_id": [key[1] for key in keys]}
+    put = {
+        "state": Same(ReplicaState.COMPLETE),
+        "hops": [done[key] for key in keys],
+        "completed_at": Same(now),
+    }
+    _write(conn, [Change(block_replica, columns, put=put, only={"state": ReplicaState.COPYING})], len(keys))
+    blocks = _blocks(conn, keys)
+    _hold(conn, copies, blocks, 1)
+    _recount(conn, copies, {"state": ReplicaState.COMPLETE}, blocks)
     _tell(conn, "replica.complete", copies, blocks)
-    return [one.key for one in copies]
+    return keys
 
 
 def keep_all(conn: Connection, keys: Collection[ReplicaKey]) -> int:
@@ -228,8 +233,8 @@ def keep_all(conn: Connection, keys: Collection[ReplicaKey]) -> int:
 def _keep(conn: Connection, alive: Sequence[ReplicaRow], blocks: Mapping[int, _Block]) -> int:
     passing = [one for one in alive if one.transit]
     if passing:
-        _change(conn, passing, {"transit": Same(0)})
-        _recount(conn, passing, [replace(one, transit=False) for one in passing], blocks)
+        _write(conn, _changes([one.key for one in passing], {"transit": Same(0)}), len(passing))
+        _recount(conn, passing, {"transit": False}, blocks)
     return len(passing)
 
 
@@ -253,97 +258,70 @@ def _put_custodial(conn: Connection, changed: Mapping[ReplicaKey, bool]) -> int:
     return len(changed)
 
 
-# --- the guard ---------------------------------------------------------------------------------------
+# --- going -------------------------------------------------------------------------------------------
 
 
 def mark_deleting_all(
     conn: Connection,
-    keys: Sequence[ReplicaKey],
+    keys: Collection[ReplicaKey],
     *,
     custodial_too: bool | Collection[ReplicaKey] = False,
-    held_for: Collection[ReplicaKey] = (),
 ) -> dict[ReplicaKey, Kept]:
-    """Let replicas go, under their blocks' locks; those that stay, and why. The others are DELETING.
+    """Let replicas go; those that stay, and why. The others are DELETING. The caller holds the blocks' locks.
 
-    They go one after the other: of a block's last two copies the second stays. `held_for` are replicas that
-    others need where they are, as sources of copies under way; `custodial_too` may name the replicas that may
-    be the last custodial ones.
+    They go one after the other: of a block's last two copies the second stays. `custodial_too` may name the
+    replicas that may be the last custodial ones.
     """
-    lock_rows(conn, block, {block_id for block_id, _ in keys})
-    kept, going = guard.judge(conn, keys, custodial_too=custodial_too, held_for=held_for)
+    kept, going = guard.judge(conn, keys, custodial_too=custodial_too)
     if going:
         _let_go(conn, going)
     return kept
 
 
-def set_leaving_all(conn: Connection, keys: Collection[ReplicaKey], at: datetime | None) -> int:
-    """Say when COMPLETE replicas are to go, None for not at all; how many there were. The caller holds the
-    blocks' locks. Until then they may be read, but protect no other copy."""
-    columns = {"block_id": [key[0] for key in sorted(keys)], "se_id": [key[1] for key in sorted(keys)]}
-    only = {"state": ReplicaState.COMPLETE}
-    (n,) = bulk.write(conn, [Change(block_replica, columns, put={"delete_at": Same(at)}, only=only)])
-    return n
+def set_leaving_all(conn: Connection, keys: Collection[ReplicaKey], at: datetime | None) -> None:
+    """Say when COMPLETE replicas are to go, None for not at all; until then they may be read, but protect no
+    other copy. The caller holds the blocks' locks."""
+    bulk.write(conn, _changes(keys, {"delete_at": Same(at)}, {"state": ReplicaState.COMPLETE}))
 
 
 def _let_go(conn: Connection, going: Sequence[Copy]) -> None:
-    blocks = _blocks(conn, [one.key for one in going])
-    _change(conn, going, {"state": Same(ReplicaState.DELETING), "delete_at": Same(None)})
-    for se_id, block_ids in _by_se(one.key for one in going).items():
+    keys = [one.key for one in going]
+    blocks = _blocks(conn, keys)
+    _write(conn, _changes(keys, {"state": Same(ReplicaState.DELETING), "delete_at": Same(None)}), len(keys))
+    for se_id, block_ids in _by_se(keys).items():
         exceptions.clear_replicas(conn, se_id, block_ids)
-    complete = [one for one in going if one.state is ReplicaState.COMPLETE]
-    holdings.grow(conn, [_negative(blocks[one.block_id].growth(one.se_id)) for one in complete])
-    _recount(conn, going, [one._replace(state=ReplicaState.DELETING) for one in going], blocks)
+    _hold(conn, [one for one in going if one.state is ReplicaState.COMPLETE], blocks, -1)
+    _recount(conn, going, {"state": ReplicaState.DELETING}, blocks)
     _tell(conn, "replica.deleting", going, blocks)
 
 
-def remove_all(conn: Connection, keys: Sequence[ReplicaKey]) -> list[ReplicaKey]:
-    """Forget replicas whose files are gone; which of them were DELETING. Locks the blocks."""
-    lock_rows(conn, block, {block_id for block_id, _ in keys})
-    found = guard.copies(conn, {block_id for block_id, _ in keys})
-    here = (found.get(block_id, {}).get(se_id) for block_id, se_id in sorted(set(keys)))
-    gone = [one for one in here if one is not None and one.state is ReplicaState.DELETING]
-    for se_id, block_ids in _by_se(one.key for one in gone).items():
+def remove_all(conn: Connection, keys: Collection[ReplicaKey]) -> list[ReplicaKey]:
+    """Forget replicas whose files are gone; which were DELETING. The caller holds the blocks' locks."""
+    wanted = set(keys)
+    (found,) = reads.rows(conn, [Read(DELETING, {"ids": sorted({block_id for block_id, _ in wanted})})])
+    gone = [one for row in found if (one := Copy._make(row)).key in wanted]
+    left = [one.key for one in gone]
+    for se_id, block_ids in _by_se(left).items():
         conn.execute(REMOVE, {"on_se": se_id, "ids": block_ids})
-    blocks = _blocks(conn, [one.key for one in gone])
-    _recount(conn, gone, [], blocks)
-    return [one.key for one in gone]
+    _recount(conn, gone, None, _blocks(conn, left))
+    return left
 
 
-def _change(
-    conn: Connection,
-    rows: Sequence[ReplicaRow | Copy],
-    put: Mapping[str, Any],
-    only: Mapping[str, Any] | None = None,
-) -> None:
-    """Change rows read under their blocks' locks."""
-    keys = {"block_id": [one.block_id for one in rows], "se_id": [one.se_id for one in rows]}
-    (n,) = bulk.write(conn, [Change(block_replica, keys, put=put, only=only or {})])
-    if n != len(rows):
+# --- rows and counters -------------------------------------------------------------------------------
+
+
+def _changes(keys: Iterable[ReplicaKey], put: Columns, only: Mapping[str, Any] | None = None) -> list[Change]:
+    """The same for all, SE by SE: rows that share it are changed by one statement."""
+    return [
+        Change(block_replica, {"block_id": block_ids, "se_id": Same(se_id)}, put=put, only=only or {})
+        for se_id, block_ids in _by_se(keys).items()
+    ]
+
+
+def _write(conn: Connection, changes: Sequence[Change], n: int) -> None:
+    """Change so many rows, read under their blocks' locks."""
+    if sum(bulk.write(conn, changes)) != n:
         raise Stale("a replica changed though its block was locked")
-
-
-def _recount(
-    conn: Connection,
-    old: Iterable[ReplicaRow | Copy],
-    new: Iterable[ReplicaRow | Copy],
-    blocks: Mapping[int, _Block],
-) -> None:
-    sums: dict[tuple[int, ReplicaState, bool], list[int]] = {}
-    for sign, rows in ((-1, old), (1, new)):
-        for one in rows:
-            held = sums.setdefault((one.se_id, one.state, bool(one.transit)), [0, 0])
-            held[0] += sign * blocks[one.block_id].files
-            held[1] += sign * blocks[one.block_id].bytes
-    uses = (
-        (se_id, space.of_replica(state, files, size, transit=transit))
-        for (se_id, state, transit), (files, size) in sums.items()
-    )
-    space.change(conn, space.sums(uses))
-
-
-def _negative(growth: holdings.Growth) -> holdings.Growth:
-    dataset_id, se_id, blocks, closed, files, size = growth
-    return dataset_id, se_id, -blocks, -closed, -files, -size
 
 
 def _by_se(keys: Iterable[ReplicaKey]) -> dict[int, list[int]]:
@@ -352,6 +330,41 @@ def _by_se(keys: Iterable[ReplicaKey]) -> dict[int, list[int]]:
     for block_id, se_id in sorted(keys):
         found[se_id].append(block_id)
     return dict(sorted(found.items()))
+
+
+def _hold(
+    conn: Connection, rows: Iterable[ReplicaRow | Copy], blocks: Mapping[int, _Block], sign: Literal[1, -1]
+) -> None:
+    """Count COMPLETE replicas that came or went."""
+    of = [(blocks[one.block_id], one.se_id) for one in rows]
+    holdings.grow(
+        conn,
+        [
+            (b.dataset_id, se_id, sign, sign * (b.state is BlockState.CLOSED), sign * b.files, sign * b.bytes)
+            for b, se_id in of
+        ],
+    )
+
+
+def _recount(
+    conn: Connection,
+    rows: Iterable[ReplicaRow | Copy],
+    put: Mapping[str, Any] | None,
+    blocks: Mapping[int, _Block],
+) -> None:
+    """Count replicas of which this has changed, None for those that are gone."""
+    sums: dict[tuple[int, ReplicaState, int], list[int]] = {}
+    for one in rows:
+        held = sums.setdefault((one.se_id, one.state, one.transit), [0, 0])
+        held[0] += blocks[one.block_id].files
+        held[1] += blocks[one.block_id].bytes
+    uses: list[tuple[int, space.Use]] = []
+    for (se_id, state, transit), (files, size) in sums.items():
+        old: dict[str, Any] = {"state": state, "transit": bool(transit)}
+        uses.append((se_id, -space.of_replica(files=files, size=size, **old)))
+        if put is not None:
+            uses.append((se_id, space.of_replica(files=files, size=size, **{**old, **put})))
+    space.change(conn, space.sums(uses))
 
 
 def _tell(

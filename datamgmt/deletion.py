@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, bindparam, or_, select
+from sqlalchemy import Connection, Integer, Select, bindparam, case, or_, select
 
 from catalogs import bookkeeping, replicas
 from catalogs.tables import block
@@ -41,10 +41,11 @@ class Asker:
 
 @dataclass(slots=True)
 class Asked:
-    """By replica: its deletion, new or there before, or why it must stay."""
+    """By replica: its deletion, new or there before, or why it must stay; those that are new or went on."""
 
     ids: dict[ReplicaKey, int] = field(default_factory=dict)
     refused: dict[ReplicaKey, Why] = field(default_factory=dict)
+    changed: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -64,7 +65,6 @@ class Row(NamedTuple):
     state: DeletionState
     custodial_too: int
     subscribed_too: int
-    due_at: datetime | None
 
     @property
     def place(self) -> ReplicaKey:
@@ -87,20 +87,18 @@ class Due:
 # --- statements --------------------------------------------------------------------------------------
 
 _IS_OPEN = one_of(deletion.c.state, OPEN)
-BY_ID = (
-    select(*(deletion.c[name] for name in Row._fields)).where(within(deletion.c.id)).order_by(deletion.c.id)
-)
-BY_BLOCK = select(*(deletion.c[name] for name in Row._fields)).where(
+_ROWS = select(*(deletion.c[name] for name in Row._fields))
+BY_ID = _ROWS.where(within(deletion.c.id)).order_by(deletion.c.id)
+#: What is open comes last: it counts for more than what has ended under the same ask id.
+BY_BLOCK = _ROWS.where(
     within(deletion.c.block_id), or_(_IS_OPEN, deletion.c.ask_id == bindparam("asked"))
+).order_by(case((_IS_OPEN, 1), else_=0))
+_DUE = _ROWS.where(
+    deletion.c.state == _S.APPROVED, deletion.c.due_at <= bindparam("now", type_=deletion.c.due_at.type)
 )
-DUE = (
-    select(deletion.c.id)
-    .where(
-        deletion.c.state == _S.APPROVED, deletion.c.due_at <= bindparam("now", type_=deletion.c.due_at.type)
-    )
-    .order_by(deletion.c.due_at, deletion.c.id)
-    .limit(bindparam("n", type_=Integer))
-)
+DUE = _DUE.order_by(deletion.c.due_at, deletion.c.id).limit(bindparam("n", type_=Integer))
+STILL_DUE = _DUE.where(within(deletion.c.id)).order_by(deletion.c.id)
+DATASETS = select(block.c.dataset_id).where(within(block.c.id)).distinct()
 COPIED_TO = select(transfer.c.block_id, transfer.c.dst_se_id).where(within(transfer.c.block_id)).distinct()
 WANTED = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.repair).where(
     within(block_dest.c.block_id)
@@ -133,8 +131,7 @@ def ask_all(
     lock_rows(conn, block, {block_id for block_id, _ in wanted})
     group = ask_id or f"deletion/{keys[0]}"
     ids = sorted({block_id for block_id, _ in wanted})
-    (found,) = reads.rows(conn, [Read(BY_BLOCK, {"ids": ids, "asked": group})])
-    rows = {row.place: row for row in (Row(*one) for one in found)}
+    rows = {row.place: row for row in _read(conn, BY_BLOCK, {"ids": ids, "asked": group})}
     asked_for = set(wanted)
     new = [key for key in sorted(asked_for) if key not in rows]
     refused = staying(conn, dict.fromkeys(new, terms))
@@ -143,12 +140,14 @@ def ask_all(
     if fresh:
         facts = {"ask_id": group, "comments": comments, "code": code, "params": dict(params or {})}
         bulk.write(conn, [_new(fresh, by, terms, {**facts, **word}, now)])
-    asked = Asked({place: row.id for place, row in rows.items() if place in asked_for} | fresh, refused)
+    known = {place: rows[place].id for place in asked_for if place in rows}
+    asked = Asked(known | fresh, refused, list(fresh.values()))
     if by.decides:
-        replicas.set_leaving_all(conn, list(fresh), now + undelete)
-        waiting = [row.id for place, row in rows.items() if place in asked_for and row.state is _S.ASKED]
-        denied = approve(conn, waiting, by.name, now, undelete=undelete).refused if waiting else {}
-        asked.refused |= {place: denied[key] for place, key in asked.ids.items() if key in denied}
+        replicas.set_leaving_all(conn, fresh, now + undelete)
+        waiting = [rows[place].id for place in known if rows[place].state is _S.ASKED]
+        found = approve(conn, waiting, by.name, now, undelete=undelete) if waiting else Decided()
+        asked.changed += found.done
+        asked.refused |= {place: found.refused[key] for place, key in known.items() if key in found.refused}
     return asked
 
 
@@ -216,11 +215,12 @@ def undo(conn: Connection, ids: Iterable[int], by: str, now: datetime) -> list[i
 def _locked(conn: Connection, ids: Iterable[int], event: DeletionEvent) -> list[Row]:
     """Those of the deletions that know the event, under their blocks' locks. Raises NotFound."""
     wanted, sources = set(ids), MACHINE.sources(event)
-    seen = _rows(conn, wanted)
+    binds = {"ids": sorted(wanted)}
+    seen = _read(conn, BY_ID, binds)
     if missing := wanted - {row.id for row in seen}:
         raise NotFound(f"there is no deletion {min(missing)}", hint="see: tierflow deletion list")
     lock_rows(conn, block, {row.block_id for row in seen})
-    return [row for row in _rows(conn, wanted) if row.state in sources]
+    return [row for row in _read(conn, BY_ID, binds) if row.state in sources]
 
 
 def _move(
@@ -234,9 +234,9 @@ def _move(
         bulk.write(conn, [Change(deletion, {"id": [row.id for row in rows]}, put=same, only={"state": frm})])
 
 
-def _rows(conn: Connection, ids: Collection[int]) -> list[Row]:
-    (found,) = reads.rows(conn, [Read(BY_ID, {"ids": sorted(ids)})])
-    return [Row(*row) for row in found]
+def _read(conn: Connection, statement: Select[Any], binds: Mapping[str, Any]) -> list[Row]:
+    (found,) = reads.rows(conn, [Read(statement, binds)])
+    return list(map(Row._make, found))
 
 
 # --- the deed ----------------------------------------------------------------------------------------
@@ -252,14 +252,15 @@ def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
 
     One whose replica must stay is REFUSED; one that copies are made from waits `later`.
     """
-    ids = conn.execute(DUE, {"now": now, "n": n}).scalars().all()
-    seen = _rows(conn, ids)
+    seen = _read(conn, DUE, {"now": now, "n": n})
     if not seen:
         return Due()
+    blocks = sorted({row.block_id for row in seen})
     # Who subscribes there meanwhile comes before, and is seen, or after, and allocation looks again.
-    _unsettle(conn, [row.block_id for row in seen])
-    lock_rows(conn, block, {row.block_id for row in seen})
-    rows = [row for row in _rows(conn, ids) if row.state is _S.APPROVED and row.due_at and row.due_at <= now]
+    (found,) = reads.rows(conn, [Read(DATASETS, {"ids": blocks})])
+    bookkeeping.unsettle(conn, [dataset_id for (dataset_id,) in found])
+    lock_rows(conn, block, blocks)
+    rows = _read(conn, STILL_DUE, {"now": now, "ids": [row.id for row in seen]})
     busy = sources_in_use(conn, [row.block_id for row in rows])
     waiting = [row for row in rows if row.place in busy]
     _put_off(conn, [(row, busy[row.place]) for row in waiting], now, now + later)
@@ -271,12 +272,6 @@ def carry_out(conn: Connection, now: datetime, n: int, later: timedelta) -> Due:
     begun = [row for place, row in judged.items() if place not in kept]
     _move(conn, begun, _E.BEGIN, now, {"code": None, "params": None})
     return Due(len(begun), len(kept), len(waiting))
-
-
-def _unsettle(conn: Connection, block_ids: Collection[int]) -> None:
-    """Have allocation look at the blocks' datasets, whose locks come before the blocks'."""
-    found = bookkeeping.blocks_by_id(conn, block_ids)
-    bookkeeping.unsettle(conn, {one.dataset_id for one in found.values()})
 
 
 def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime, until: datetime) -> None:
@@ -326,7 +321,7 @@ def _release(
     custodial_too: bool | Collection[ReplicaKey],
 ) -> dict[ReplicaKey, Why]:
     """Those that stay, and why."""
-    kept = replicas.mark_deleting_all(conn, sorted(keys), custodial_too=custodial_too)
+    kept = replicas.mark_deleting_all(conn, keys, custodial_too=custodial_too)
     gone = [key for key in keys if key not in kept]
     ids = {"ids": sorted({block_id for block_id, _ in gone})}
     copied, wanted = reads.rows(conn, [Read(COPIED_TO, ids), Read(WANTED, ids)])

@@ -14,13 +14,15 @@ from datamgmt.reasons import Reason
 from datamgmt.subscription_states import WANTING
 from datamgmt.tables import block_dest, subscription, transfer
 from datamgmt.transfer_states import TransferState
+from gridcore.db import reads
 from gridcore.db.idlists import within
+from gridcore.db.reads import Read
+from gridcore.db.statements import one_of
 
 #: The guard's refusals in words people are given.
 KEPT: Mapping[Kept, Reason] = {
     Kept.LAST: Reason.LAST_REPLICA,
     Kept.LAST_OF_FILES: Reason.LAST_OF_FILES,
-    Kept.IN_USE: Reason.SOURCE_IN_USE,
     Kept.CUSTODIAL: Reason.LAST_CUSTODIAL,
     Kept.ABSENT: Reason.ABSENT,
 }
@@ -50,7 +52,7 @@ BEING_READ = (
 SUBSCRIBED = (
     select(block.c.id, subscription.c.se_id, subscription.c.id.label("subscription_id"))
     .join_from(block, subscription, subscription.c.dataset_id == block.c.dataset_id)
-    .where(within(block.c.id), subscription.c.state.in_(WANTING))
+    .where(within(block.c.id), one_of(subscription.c.state, WANTING))
     .where(or_(subscription.c.block_id == 0, subscription.c.block_id == block.c.id))
 )
 
@@ -58,13 +60,14 @@ SUBSCRIBED = (
 def sources_in_use(conn: Connection, block_ids: Iterable[int]) -> dict[ReplicaKey, int]:
     """Replicas of the blocks from which a hop begins, or a file is being copied, and an SE it goes to."""
     ids = {"ids": sorted(set(block_ids))}
-    rows = [row for statement in (FEEDING, BEING_READ) for row in conn.execute(statement, ids)]
-    return {(block_id, src): dst for block_id, src, dst in rows}
+    feeding, being_read = reads.rows(conn, [Read(FEEDING, ids), Read(BEING_READ, ids)])
+    return {(block_id, src): dst for block_id, src, dst in (*feeding, *being_read)}
 
 
 def subscribed(conn: Connection, wanted: Mapping[ReplicaKey, Terms]) -> dict[ReplicaKey, Why]:
     """Those that a subscription asks for, and stay for that."""
-    rows = conn.execute(SUBSCRIBED, {"ids": sorted({block_id for block_id, _ in wanted})})
+    ids = {"ids": sorted({block_id for block_id, _ in wanted})}
+    (rows,) = reads.rows(conn, [Read(SUBSCRIBED, ids)])
     live = {(block_id, se_id): found for block_id, se_id, found in rows}
     return {
         key: (Reason.SUBSCRIBED, {"id": live[key]})

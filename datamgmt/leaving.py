@@ -46,9 +46,8 @@ def verdicts(
     found: dict[ReplicaKey, Why] = {}
     for one in sorted(mine, key=lambda one: one.key):
         rows = here[one.block_id]
-        leaving = {key for key, other in rows.items() if other.delete_at is not None}
         wrong = faults.get(one.block_id, {})
-        kept = guard.refusal(rows, wrong, one.se_id, custodial_too=custodial_too, leaving=leaving)
+        kept = guard.refusal(rows, wrong, one.se_id, custodial_too=custodial_too)
         if one.key in asked:
             found[one.key] = Reason.SUBSCRIBED, {"id": asked[one.key]}
         elif kept is not None:

@@ -43,6 +43,7 @@ HERE = (
     .where(block_replica.c.se_id == bindparam("on_se"), block_replica.c.state == ReplicaState.COMPLETE)
     .order_by(block.c.id)
 )
+STATE = select(deletions.c.state, deletions.c.due_at).where(deletions.c.id == bindparam("on_deletion"))
 _FIRST = deletions.alias("first_of_ask")
 TOGETHER = (
     select(deletions.c.id, deletions.c.se_id, deletions.c.requester, deletions.c.acct_group)
@@ -103,17 +104,18 @@ def delete(
     done, refused = _ask(context, wanted, list(rows), terms, comment)
     if not done:
         raise _all_refused(context, wanted, refused)
-    asked = [rows[block_id] for block_id, _ in done]
-    undelete = timedelta(seconds=context.settings.deletion.undelete_s)
+    asked, first = [rows[block_id] for block_id, _ in done], min(done.values())
+    with context.database.snapshot() as conn:
+        told = conn.execute(STATE, {"on_deletion": first}).one()
     return {
-        "deletion": min(done.values()),
+        "deletion": first,
         "subject": subject,
         "se": se,
-        "state": "APPROVED" if wanted.by.decides else "ASKED",
+        "state": told.state.value,
         "replicas": len(asked),
         "files": sum(row.files for row in asked),
         "bytes": sum(row.bytes for row in asked),
-        "due_at": plain(context.clock.now() + undelete) if wanted.by.decides else None,
+        "due_at": plain(told.due_at),
         "refused": _sentences(context, refused),
     }
 
@@ -178,8 +180,8 @@ def _ask(
                 ask_id=ask_id,
                 comments=comment.text,
             )
-            if asked.ids:
-                about = {"replicas": len(asked.ids), "ask": ask_id, "comment": comment.text}
+            if asked.changed:
+                about = {"replicas": len(asked.changed), "ask": ask_id, "comment": comment.text}
                 where = f"{wanted.subject} at {wanted.se.name}"
                 audit.record(conn, wanted.by.name, "delete", where, now, about)
             return asked

@@ -116,7 +116,12 @@ class Grid:
     def let_go(self, block_id: int, se_id: int, **options: Any) -> Kept | None:
         """Delete the replica; why not, None where it is DELETING."""
         key = block_id, se_id
-        return self.do(replicas.mark_deleting_all, [key], **options).get(key)
+
+        def unit(conn: Connection) -> Kept | None:
+            lock_rows(conn, block, [block_id])
+            return replicas.mark_deleting_all(conn, [key], **options).get(key)
+
+        return self.do(unit)
 
     def drop_copies(self) -> None:
         """Let go of what is being copied: nobody here wants it."""

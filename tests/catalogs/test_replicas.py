@@ -118,7 +118,7 @@ def test_exceptions_are_noted_on_complete_replicas_and_go_with_them(grid: Grid) 
     assert grid.read(exceptions.of_blocks, [block_id]) == []
 
 
-def replica(se_id: int, state: ReplicaState, custodial: bool) -> ReplicaRow:
+def replica(se_id: int, state: ReplicaState, custodial: bool, leaving: bool = False) -> ReplicaRow:
     return ReplicaRow(
         block_id=1,
         se_id=se_id,
@@ -128,6 +128,7 @@ def replica(se_id: int, state: ReplicaState, custodial: bool) -> ReplicaRow:
         custodial=custodial,
         created_at=NOW,
         completed_at=None,
+        delete_at=NOW if leaving else None,
     )
 
 
@@ -150,11 +151,14 @@ def good_files(rows: dict[int, ReplicaRow], faults: dict[int, set[int]]) -> set[
 def test_no_order_of_deletions_takes_a_last_good_file(
     copies: Copies, order: list[int], leaving: set[int], too: bool
 ) -> None:
-    rows = {se_id: replica(se_id, state, custodial) for se_id, (state, custodial, _) in copies.items()}
+    rows = {
+        se_id: replica(se_id, state, custodial, se_id in leaving)
+        for se_id, (state, custodial, _) in copies.items()
+    }
     faults = {se_id: bad for se_id, (_, _, bad) in copies.items()}
     before, custodial = good_files(rows, faults), {one.state for one in rows.values() if one.custodial}
     for se_id in order:
-        if refusal(rows, faults, se_id, custodial_too=too, leaving=leaving) is None:
+        if refusal(rows, faults, se_id, custodial_too=too) is None:
             rows[se_id] = replica(se_id, DELETING, rows[se_id].custodial)
     assert good_files(rows, faults) == before
     assert any(row.state is COMPLETE for row in rows.values()) == any(
@@ -186,14 +190,11 @@ def test_replicas_are_let_go_by_the_set(grid: Grid) -> None:
         grid.copy(block_id, BIRCH)
     first, second, third = blocks
     keys = [(third, BIRCH), (second, CEDAR), (first, ALDER), (first, BIRCH), (second, BIRCH)]
-    kept = grid.do(replicas.mark_deleting_all, keys, held_for=[(third, BIRCH)])
-    assert kept == {
-        (first, BIRCH): Kept.LAST,
-        (second, CEDAR): Kept.ABSENT,
-        (third, BIRCH): Kept.IN_USE,
-    }
-    assert grid.do(replicas.remove_all, keys) == [(first, ALDER), (second, BIRCH)]
-    assert [kind for kind, _ in grid.told()].count("replica.deleting") == 2
+    kept = grid.do(replicas.mark_deleting_all, keys)
+    assert kept == {(first, BIRCH): Kept.LAST, (second, CEDAR): Kept.ABSENT}
+    gone = [(first, ALDER), (second, BIRCH), (third, BIRCH)]
+    assert grid.do(replicas.remove_all, [*keys, (third, ALDER)]) == gone
+    assert [kind for kind, _ in grid.told()].count("replica.deleting") == 3
 
 
 def test_one_asked_for_twice_at_once_is_in_transit_only_if_both_say_so(sqlite_grid: Grid) -> None:

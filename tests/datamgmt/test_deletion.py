@@ -116,7 +116,47 @@ def test_a_repeat_changes_nothing(grid: DataGrid) -> None:
     assert grid.do(lambda conn, now: deletion.undo(conn, [first], "anna", now)) == [first]
     assert grid.do(lambda conn, now: deletion.undo(conn, [first], "anna", now)) == []
     assert ask(grid, "A", ANNA, ask_id="one") == first
-    assert ask(grid, "A", ANNA, ask_id="three") != first
+    third = ask(grid, "A", ANNA, ask_id="three")
+    assert third != first
+    # The first of this id has ended, another is open: that one it is about.
+    assert ask(grid, "A", ANNA, ask_id="one") == third
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_what_is_open_counts_for_more_than_what_has_ended(grid: DataGrid, later: bool) -> None:
+    """Whichever of the two was made first, and is found first."""
+    (high, low), place = sorted(grid.keys.take("deletion", 2), reverse=True), (1, grid.ids["A"])
+    ended, opened = (low, high) if later else (high, low)
+    for key, ask_id in ((ended, "one"), (opened, "two")):
+        grid.do(
+            lambda conn, now, key=key, ask_id=ask_id: deletion.ask_all(
+                conn, [key], [place], ANNA, now, undelete=DAY, ask_id=ask_id
+            )
+        )
+        if key == ended:
+            grid.do(lambda conn, now: deletion.deny(conn, [ended], "admin", now))
+    fresh = grid.keys.take("deletion", 1)
+    again = grid.do(
+        lambda conn, now: deletion.ask_all(conn, fresh, [place], ADMIN, now, undelete=DAY, ask_id="one")
+    )
+    assert (again.ids, again.changed) == ({place: opened}, [opened])
+
+
+def test_a_repeat_tells_that_it_changed_nothing(grid: DataGrid) -> None:
+    places = [(1, grid.ids[name]) for name in "AB"]
+    keys = list(grid.keys.take("deletion", 4))
+
+    def order(by: Asker, keys: list[int]) -> list[int]:
+        return grid.do(  # type: ignore[no-any-return]
+            lambda conn, now: (
+                deletion.ask_all(conn, keys, places, by, now, undelete=DAY, ask_id="one").changed
+            )
+        )
+
+    assert order(ANNA, keys[:2]) == keys[:2]
+    assert order(ANNA, keys[2:]) == []
+    assert sorted(order(ADMIN, keys[2:])) == keys[:2]
+    assert order(ADMIN, keys[2:]) == []
 
 
 def test_racing_words_leave_one_copy(grid: DataGrid) -> None:

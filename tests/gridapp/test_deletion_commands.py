@@ -74,13 +74,26 @@ def test_from_asking_to_taking_back(grid: Path, shelf: Shelf) -> None:
     assert line["reason"].startswith("it is deleted at 20")
     shown = answer(grid, "deletion", "show", made["deletion"])
     assert (shown["comments"], shown["states"], shown["files_left"]) == ("full", {"APPROVED": 1}, 2)
-    assert answer(grid, "delete", DATASET, OTHER)["deletion"] == made["deletion"]
+    again = answer(grid, "delete", DATASET, OTHER)
+    assert [again[name] for name in ("deletion", "state", "due_at")] == [
+        made[name] for name in ("deletion", "state", "due_at")
+    ]
     assert answer(grid, "deletion", "undo", made["deletion"])["changed"] == 1
     assert answer(grid, "deletion", "undo", made["deletion"])["changed"] == 0
     assert answer(grid, "deletion", "list") == []
     (undone,) = answer(grid, "deletion", "list", "--state", "undone")
     assert undone["id"] == made["deletion"]
-    assert shelf.audited() == ["delete", "delete", "deletion undo"]
+    assert shelf.audited() == ["delete", "deletion undo"]
+
+
+def test_the_same_order_again_tells_what_became_of_it(grid: Path, shelf: Shelf) -> None:
+    order = ("delete", DATASET, OTHER, "--ask-id", "one")
+    made = answer(grid, *order)
+    answer(grid, "deletion", "undo", made["deletion"])
+    again = answer(grid, *order)
+    assert (again["deletion"], again["state"]) == (made["deletion"], "UNDONE")
+    assert answer(grid, "deletion", "list") == []
+    assert shelf.audited() == ["delete", "deletion undo"]
 
 
 def test_what_must_stay_is_told_at_once(grid: Path, shelf: Shelf) -> None:
