@@ -113,9 +113,11 @@ def _may_travel(wanted: Any) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     )
 
 
+#: No bare column: without statistics PostgreSQL would read the keys of all later files of the catalogue.
+_FILE_ID = data_file.c.id + literal_column("0", Key)
 _LEFT_OF_BLOCK = (
     select(func.count())
-    .where(data_file.c.block_id == _FIRST.c.block_id, data_file.c.id > _FIRST.c.cursor_id)
+    .where(data_file.c.block_id == _FIRST.c.block_id, _FIRST.c.cursor_id < _FILE_ID)
     .scalar_subquery()
 )
 _LEFT_TO_REPAIR = (
@@ -164,7 +166,7 @@ _NOT_QUEUED = (
     .scalar_subquery()
     .is_(None)
 )
-_AFTER = (data_file.c.block_id == bindparam("on_block"), data_file.c.id > bindparam("after", type_=Key))
+_AFTER = (data_file.c.block_id == bindparam("on_block"), bindparam("after", type_=Key) < _FILE_ID)
 _NOT_LOST = (
     select(invalid_file.c.file_id)
     .where(

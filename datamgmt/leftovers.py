@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Integer, Select, bindparam, exists, select
+from sqlalchemy import Connection, Integer, Select, bindparam, exists, literal_column, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica
@@ -21,11 +21,12 @@ _FEEDS = (
     block_dest.c.block_id == block_replica.c.block_id,
     block_dest.c.src_se_id == block_replica.c.se_id,
 )
+#: By the index of transit copies alone, however many others there are.
 _IDLE: Select[tuple[int, int]] = (
     select(block_replica.c.block_id, block_replica.c.se_id)
-    .where(block_replica.c.transit == 1, block_replica.c.state != ReplicaState.DELETING)
+    .where(block_replica.c.transit == literal_column("1"), block_replica.c.state != ReplicaState.DELETING)
     .where(~exists().where(*_PASSED), ~exists().where(*_HERE), ~exists().where(*_FEEDS))
-    .order_by(block_replica.c.block_id, block_replica.c.se_id)
+    .order_by(block_replica.c.block_id)
 )
 IDLE = _IDLE.limit(bindparam("n", type_=Integer))
 STILL_IDLE = _IDLE.where(within(block_replica.c.block_id))
