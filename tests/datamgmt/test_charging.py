@@ -235,7 +235,7 @@ def complete_in_transit(grid: DataGrid) -> int:
     """A complete copy of the one block passes through B; its bytes."""
     grid.produce(2)
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, 2, transit=True)], now))
-    grid.do(lambda conn, now: replicas.complete_all(conn, 2, {1: 1}, now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, {(1, 2): 1}, now))
     return next(iter(sizes(grid).values()))
 
 
