@@ -21,6 +21,7 @@ from datamgmt.links import window
 from datamgmt.linkstates import LinkView, Policies
 from datamgmt.routing import LinkKey
 from datamgmt.tables import block_dest, transfer
+from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState
 from datamgmt.tries import Claimed
 from gridcore.db import bulk, reads
@@ -65,6 +66,7 @@ CLAIMABLE = (
         *(transfer.c[name] for name in ("id", "file_id", "block_id", "src_se_id", "dst_se_id", "bytes")),
         data_file.c.adler32,
         transfer.c.attempts,
+        transfer.c.error_class,
         dir_.c.path,
         data_file.c.name,
     )
@@ -171,7 +173,7 @@ def _with_both_ends(conn: Connection, rows: Sequence[Any]) -> list[Claimed]:
     to_repair = set(repaired)
     none = None, False
     mine = []
-    for key, file_id, block_id, src, dst, size, adler32, attempts, path, name in rows:
+    for key, file_id, block_id, src, dst, size, adler32, attempts, why, path, name in rows:
         there, here = known.get((block_id, src), none), known.get((block_id, dst), none)
         due = ReplicaState.COMPLETE if (block_id, dst) in to_repair else ReplicaState.COPYING
         if there[0] is not ReplicaState.COMPLETE or here[0] is not due:
@@ -189,6 +191,7 @@ def _with_both_ends(conn: Connection, rows: Sequence[Any]) -> list[Claimed]:
                 attempts=attempts,
                 src_custodial=there[1],
                 dst_custodial=here[1],
+                timed_out=why == ErrorClass.TIMEOUT,
             )
         )
     return mine

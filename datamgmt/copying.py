@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 from catalogs.exceptions import FileFault
 from catalogs.sites import StorageElement
 from datamgmt.tools.base import CopyResult, ErrorClass, ToolError, TransferTool
+from datamgmt.transfer_states import deadline_factor
 from datamgmt.tries import Claimed, Try
 from datamgmt.verification import Verdict, verify
 from gridcore import log
@@ -19,13 +19,30 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How files get from one storage element to another: by which tool, over which link."""
+    """How files get from one storage element to another: by which tool, over which link, in which time."""
 
     tool: TransferTool | None
     source: StorageElement
     dest: StorageElement
     link_id: int
     deadline_s: float
+    #: What has been found to make PFNs, by SE and whether it is for custodial copies.
+    names: dict[tuple[int, bool], Callable[[str], str]] = field(default_factory=dict)
+
+    def pfn(self, element: StorageElement, lfn: str, custodial: bool) -> str:
+        """The name of a file at one of the ends. Raises ToolError."""
+        try:
+            resolve = self.names.get((element.id, custodial))
+            if resolve is None:
+                resolve = element.catalog.resolver(element.protocol, custodial=custodial)
+                self.names[element.id, custodial] = resolve
+            return resolve(lfn)
+        except GridError as error:
+            raise ToolError(ErrorClass.BAD_PFN, error.message) from error
+
+    def deadline(self, claimed: Claimed) -> float:
+        """Seconds the try may take."""
+        return self.deadline_s * deadline_factor(claimed.bytes, claimed.attempts, claimed.timed_out)
 
 
 def attempt_all(way: Way, bundle: Sequence[Claimed]) -> list[Try]:
@@ -36,16 +53,20 @@ def attempt_all(way: Way, bundle: Sequence[Claimed]) -> list[Try]:
 def attempt(way: Way, claimed: Claimed) -> Try:
     """Copy and verify. Whatever goes wrong is in the result: a try that is begun ends."""
     try:
-        if way.tool is None:
-            raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
-        source_pfn = pfn(way.source, claimed.lfn, claimed.src_custodial)
-        dest_pfn = pfn(way.dest, claimed.lfn, claimed.dst_custodial)
-        result = _copy(way, way.tool, claimed, source_pfn, dest_pfn)
+        return _attempt(way, claimed)
     except ToolError as error:
         return _failed(claimed, way.link_id, error.error_class, error.message)
     except Exception as error:
         _LOG.exception("copy failed unexpectedly", lfn=claimed.lfn, destination=way.dest.name)
         return _failed(claimed, way.link_id, ErrorClass.CONNECTION_LOST, repr(error))
+
+
+def _attempt(way: Way, claimed: Claimed) -> Try:
+    if way.tool is None:
+        raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
+    source_pfn = way.pfn(way.source, claimed.lfn, claimed.src_custodial)
+    dest_pfn = way.pfn(way.dest, claimed.lfn, claimed.dst_custodial)
+    result = _copy(way, way.tool, claimed, source_pfn, dest_pfn)
     if result.ok:
         return Try(claimed=claimed, link_id=way.link_id, bytes=result.bytes, seconds=result.seconds)
     error_class = result.error_class or ErrorClass.NOT_ARRIVED
@@ -75,7 +96,7 @@ def _copy(way: Way, tool: TransferTool, claimed: Claimed, source: str, dest: str
             told = f"{dest} is the name of {bearer}"
             return CopyResult(ok=False, seconds=0.0, error=told, error_class=ErrorClass.DEST_EXISTS)
         tool.delete(dest)
-    result = tool.copy(source, dest, size=size, adler32=adler32, deadline_s=way.deadline_s)
+    result = tool.copy(source, dest, size=size, adler32=adler32, deadline_s=way.deadline(claimed))
     verdict = verify(tool, dest, size, adler32)
     if verdict.ok:
         return CopyResult(ok=True, bytes=size, seconds=result.seconds)
@@ -102,17 +123,3 @@ def _bearer(element: StorageElement, pfn: str) -> str | None:
         return element.catalog.lfn(pfn, element.protocol)
     except GridError:
         return None
-
-
-def pfn(element: StorageElement, lfn: str, custodial: bool) -> str:
-    """Where the element keeps the file. Raises ToolError."""
-    try:
-        return _resolver(element, custodial)(lfn)
-    except GridError as error:
-        raise ToolError(ErrorClass.BAD_PFN, error.message) from error
-
-
-@lru_cache(maxsize=1000)
-def _resolver(element: StorageElement, custodial: bool) -> Callable[[str], str]:
-    """What makes an element's PFNs; another for each text of its rules."""
-    return element.catalog.resolver(element.protocol, custodial=custodial)

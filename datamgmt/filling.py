@@ -6,8 +6,8 @@ twice. Only the router queues files, under its lease.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from gridcore.db import bulk, lock_rows, reads
 from gridcore.db.bulk import Change, New, Same, Values
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read
+from gridcore.db.statements import run_many
 from gridcore.db.types import Key, UtcTime
 
 #: Wanted replicas of one group that are looked at for one filling of a link.
@@ -201,8 +202,7 @@ def _queue(files: Select[Any]) -> Any:
         "created_at": bindparam("at", type_=UtcTime),
         "updated_at": bindparam("at", type_=UtcTime),
     }
-    queued = insert(transfer).from_select(list(columns), select(*columns.values()))
-    return queued.execution_options(preserve_rowcount=True)
+    return insert(transfer).from_select(list(columns), select(*columns.values()))
 
 
 _FILES = select(data_file.c.id, data_file.c.block_id, data_file.c.bytes)
@@ -222,16 +222,14 @@ _GOOD_THERE = ~exists().where(
 QUEUE_REPAIR = _queue(_FILES.join(file_exception, _SPOILT).where(_GOOD_THERE))
 QUEUED_NOW = (
     select(
-        transfer.c.src_se_id,
-        transfer.c.dst_se_id,
-        transfer.c.acct_group,
+        *(transfer.c[name] for name in ("src_se_id", "dst_se_id", "block_id", "acct_group")),
         func.count(),
         func.sum(transfer.c.bytes),
+        func.max(transfer.c.file_id),
     )
-    .where(transfer.c.id.between(bindparam("low"), bindparam("high")))
-    .group_by(transfer.c.src_se_id, transfer.c.dst_se_id, transfer.c.acct_group)
+    .where(transfer.c.id.between(bindparam("low", type_=Key), bindparam("high", type_=Key)))
+    .group_by(*(transfer.c[name] for name in ("src_se_id", "dst_se_id", "block_id", "acct_group")))
 )
-FILE_OF = select(transfer.c.file_id).where(transfer.c.id == bindparam("row_id"))
 
 
 # --- choosing ----------------------------------------------------------------------------------------
@@ -298,15 +296,43 @@ def fill(conn: Connection, chosen: Mapping[LinkKey, Sequence[Chosen]], keys: ran
     """Queue what was chosen of the replicas that still take these hops; how many files. `keys`: as many fresh
     ones as files. The blocks' locks keep the wish from going meanwhile."""
     lock_rows(conn, block, {one.block_id for mine in chosen.values() for one in mine})
-    cursors: dict[ReplicaKey, int] = {}
-    used = 0
-    for (hop, mine), rows in zip(chosen.items(), _still(conn, chosen), strict=True):
-        here = dict(rows)
-        used += _fill_hop(conn, hop, mine, here, keys[used:], now)
-        cursors |= {(block_id, hop[1]): cursor for block_id, cursor in here.items()}
-    _advance(conn, cursors)
-    _count(conn, keys.start, keys.start + used - 1, now)
-    return used
+    portions = list(_portions(chosen, _still(conn, chosen), keys))
+    for statement, repair in ((QUEUE, False), (QUEUE_REPAIR, True)):
+        run_many(
+            conn, statement, [one.binds(now) for one in portions if one.n and one.chosen.repair == repair]
+        )
+    (queued,) = reads.rows(conn, [Read(QUEUED_NOW, {"low": keys.start, "high": keys.stop - 1})])
+    _advance(conn, portions, queued)
+    _count(conn, queued, now)
+    return sum(row[4] for row in queued)
+
+
+class _Portion(NamedTuple):
+    """Files of a replica to be queued: the next `n` after one, with keys from behind `base` on."""
+
+    hop: LinkKey
+    chosen: Chosen
+    n: int
+    after: int
+    base: int
+
+    @property
+    def key(self) -> ReplicaKey:
+        return self.chosen.block_id, self.hop[1]
+
+    def binds(self, now: datetime) -> dict[str, Any]:
+        """Of what queues them."""
+        return {
+            "on_block": self.chosen.block_id,
+            "after": self.after,
+            "n": self.n,
+            "base": self.base,
+            "from_se": self.hop[0],
+            "to_se": self.hop[1],
+            "urgency": self.chosen.priority,
+            "whose": None if self.chosen.group == NOBODY else self.chosen.group,
+            "at": now,
+        }
 
 
 def _still(conn: Connection, chosen: Mapping[LinkKey, Sequence[Chosen]]) -> list[list[tuple[Any, ...]]]:
@@ -318,65 +344,47 @@ def _still(conn: Connection, chosen: Mapping[LinkKey, Sequence[Chosen]]) -> list
     return reads.rows(conn, [Read(STILL_HOP, binds) for binds in asked])
 
 
-def _fill_hop(
-    conn: Connection,
-    hop: LinkKey,
-    chosen: Sequence[Chosen],
-    cursors: dict[int, int],
-    keys: range,
-    now: datetime,
-) -> int:
-    """Queue files on one hop and move the cursors; how many."""
-    left = {one.block_id: one.left for one in chosen}
+def _portions(
+    chosen: Mapping[LinkKey, Sequence[Chosen]], still: Sequence[Sequence[Any]], keys: range
+) -> Iterator[_Portion]:
+    """In the order they are to go. Of a block that takes turns with others, each portion begins at the same
+    cursor and leaves out what those before it have queued."""
     used = 0
-    for one in chosen:
-        after = cursors.get(one.block_id, ALL_QUEUED)
-        n = min(one.files, len(keys) - used)
-        if after == ALL_QUEUED or n < min(one.files, 1):
-            continue
-        done = _queue_files(conn, hop, one, n, after, keys.start + used - 1, now) if n else 0
-        used += done
-        left[one.block_id] -= done
-        over = done < n or left[one.block_id] <= 0
-        cursors[one.block_id] = ALL_QUEUED if over else _file_of(conn, keys.start + used - 1)
-    return used
+    for (hop, mine), rows in zip(chosen.items(), still, strict=True):
+        cursors = dict(rows)
+        for one in mine:
+            n = min(one.files, len(keys) - used)
+            if one.block_id in cursors and n == one.files:
+                yield _Portion(hop, one, n, cursors[one.block_id], keys.start + used - 1)
+                used += n
 
 
-def _queue_files(
-    conn: Connection, hop: LinkKey, one: Chosen, n: int, after: int, base: int, now: datetime
-) -> int:
-    binds = {
-        "on_block": one.block_id,
-        "after": after,
-        "n": n,
-        "base": base,
-        "from_se": hop[0],
-        "to_se": hop[1],
-        "urgency": one.priority,
-        "whose": None if one.group == NOBODY else one.group,
-        "at": now,
-    }
-    return conn.execute(QUEUE_REPAIR if one.repair else QUEUE, binds).rowcount
-
-
-def _file_of(conn: Connection, key: int) -> int:
-    return int(conn.execute(FILE_OF, {"row_id": key}).scalar_one())
-
-
-def _advance(conn: Connection, cursors: Mapping[ReplicaKey, int]) -> None:
-    keys = sorted(cursors)
+def _advance(conn: Connection, portions: Iterable[_Portion], queued: Iterable[Sequence[Any]]) -> None:
+    """Move the cursors to the last file queued, or to the end where nothing is left."""
+    done: Counter[ReplicaKey] = Counter()
+    last: dict[ReplicaKey, int] = {}
+    for _, dst, block_id, _, n, _, file_id in queued:
+        done[block_id, dst] += n
+        last[block_id, dst] = max(file_id, last.get((block_id, dst), 0))
+    asked: Counter[ReplicaKey] = Counter()
+    left = dict[ReplicaKey, int]()
+    for one in portions:
+        asked[one.key] += one.n
+        left[one.key] = one.chosen.left
+    keys = sorted(asked)
+    cursors = [ALL_QUEUED if done[key] < asked[key] or done[key] >= left[key] else last[key] for key in keys]
     ends = {"block_id": [key[0] for key in keys], "se_id": [key[1] for key in keys]}
-    bulk.write(conn, [Change(block_dest, ends, put={"cursor_id": [cursors[key] for key in keys]})])
+    bulk.write(conn, [Change(block_dest, ends, put={"cursor_id": cursors})])
 
 
-def _count(conn: Connection, low: int, high: int, now: datetime) -> None:
+def _count(conn: Connection, queued: Iterable[Sequence[Any]], now: datetime) -> None:
     """Add what was queued to the links' counts, and charge it to the groups."""
-    sizes: dict[LinkKey, dict[str, int]] = defaultdict(dict)
-    queued = []
-    for src, dst, group, n, size in conn.execute(QUEUED_NOW, {"low": low, "high": high}):
-        sizes[src, dst][group or NOBODY] = int(size)
-        queued.append(((src, dst), Queue(n, int(size))))
-    linkqueues.change(conn, linkqueues.sums(queued), now)
+    sizes: dict[LinkKey, Counter[str]] = defaultdict(Counter)
+    more = []
+    for src, dst, _, group, n, size, _ in queued:
+        sizes[src, dst][group or NOBODY] += int(size)
+        more.append(((src, dst), Queue(n, int(size))))
+    linkqueues.change(conn, linkqueues.sums(more), now)
     ids = linkqueues.ids(conn, sizes)
     _charge(conn, {(ids[hop], group): n for hop, groups in sizes.items() for group, n in groups.items()}, now)
 

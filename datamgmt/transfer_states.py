@@ -65,6 +65,18 @@ class RetryPolicy:
     delay_max: timedelta = timedelta(hours=1)
 
 
+#: How much longer than others a file may take after timeouts: one of a gigabyte or more, and a smaller one.
+LONGEST, LONGEST_OF_SMALL = 8, 2
+_LARGE = 10**9
+
+
+def deadline_factor(size: int, attempts: int, timed_out: bool) -> int:
+    """How many times longer than usual the next try of a file of `size` bytes may take: twice as long with
+    each of the `attempts` before it, if the last one ended at its deadline."""
+    longest = LONGEST if size >= _LARGE else LONGEST_OF_SMALL
+    return min(2**attempts, longest) if timed_out else 1
+
+
 def after_failure(
     attempt: int, tries: int, now: datetime, policy: RetryPolicy, delay_factor: float = 1.0
 ) -> tuple[TransferState, datetime | None]:

@@ -34,7 +34,8 @@ _ERROR_MAX = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """One try: all that is needed to name both ends. `attempts` counts the tries before it."""
+    """One try: all that is needed to name both ends. `attempts` counts the tries before it; `timed_out`: the
+    last of them ended at its deadline."""
 
     id: int
     file_id: int
@@ -47,6 +48,7 @@ class Claimed:
     attempts: int
     src_custodial: bool
     dst_custodial: bool
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

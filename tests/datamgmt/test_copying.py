@@ -20,7 +20,9 @@ def element(name: str, reverse: str | None) -> StorageElement:
         "lfn-to-pfn": [{"protocol": "local", "path-match": "^/store/.*$", "result": f"/{name}/x"}],
         "pfn-to-lfn": back,
     }
-    return StorageElement(id=1, name=name, site_id=1, kind="disk", protocol="local", tfc=tfc_text(rules))
+    return StorageElement(
+        id=ord(name[0]), name=name, site_id=1, kind="disk", protocol="local", tfc=tfc_text(rules)
+    )
 
 
 def claimed() -> Claimed:
