@@ -160,14 +160,16 @@ STILL_HOP = (
     .join(_THERE, _THERE_NOW)
     .where(*_HOP, within(block_dest.c.block_id))
 )
-# One look each by a unique key, file by file: as EXISTS, PostgreSQL reads all transfers of the destination.
-_NOT_QUEUED = (
-    select(transfer.c.id)
-    .where(transfer.c.file_id == data_file.c.id, transfer.c.dst_se_id == bindparam("to_se", type_=Key))
-    .scalar_subquery()
-    .is_(None)
+# What the block has queued is read once. Plans outlive the statistics they were made by: one that looks file by
+# file, made when there were few transfers, reads all of the destination's for each.
+_AFTER = bindparam("after", type_=Key)
+_QUEUED = select(transfer.c.file_id).where(
+    transfer.c.block_id == bindparam("on_block"),
+    transfer.c.dst_se_id == bindparam("to_se", type_=Key),
+    transfer.c.file_id > _AFTER,
 )
-_AFTER = (data_file.c.block_id == bindparam("on_block"), bindparam("after", type_=Key) < _FILE_ID)
+_NOT_QUEUED = data_file.c.id.not_in(_QUEUED)
+_OF_BLOCK = (data_file.c.block_id == bindparam("on_block"), _AFTER < _FILE_ID)
 _NOT_LOST = (
     select(invalid_file.c.file_id)
     .where(
@@ -182,9 +184,7 @@ _NOT_LOST = (
 def _queue(files: Select[Any]) -> Any:
     """The next files of a block as new transfers, with keys from `base` on in the order of the files' ids."""
     mine = (
-        files.where(*_AFTER, _NOT_QUEUED, _NOT_LOST)
-        .order_by(data_file.c.id)
-        .limit(bindparam("n", type_=Integer))
+        files.where(*_OF_BLOCK, _NOT_QUEUED, _NOT_LOST).order_by(_FILE_ID).limit(bindparam("n", type_=Integer))
     )
     one = mine.subquery("one")
     number = func.row_number().over(order_by=one.c.id)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, exists, select
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, dir_, file_exception
 from datamgmt import linkends, linkerrors, linkqueues
-from datamgmt.copying import Way, pfn
+from datamgmt.copying import Way
 from datamgmt.linkends import Ended
 from datamgmt.linkerrors import Failed
 from datamgmt.links import LinkPolicy, LinkState, Outcome, is_forced
@@ -116,9 +116,9 @@ def attempt(way: Way, probe: Probe) -> Probed:
     try:
         if way.tool is None:
             raise ToolError(ErrorClass.BAD_PFN, "no transfer tool of this agent has the name the link gives")
-        source = pfn(way.source, probe.lfn, probe.custodial)
+        source = way.pfn(way.source, probe.lfn, probe.custodial)
         # Of this link alone: others may be tried with the same file.
-        dest = pfn(way.dest, f"{probe.lfn}.probe{probe.link.id}", False)
+        dest = way.pfn(way.dest, f"{probe.lfn}.probe{probe.link.id}", False)
         result = _copy(way, way.tool, probe, source, dest)
     except ToolError as error:
         return Probed(probe, error_class=error.error_class, error=error.message)

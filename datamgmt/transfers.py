@@ -15,7 +15,8 @@ from datamgmt.allocation import ReplicaKey
 from datamgmt.linkqueues import WAITING, Queue
 from datamgmt.routing import LinkKey
 from datamgmt.tables import block_dest, transfer
-from datamgmt.transfer_states import TransferState
+from datamgmt.tools.base import ErrorClass
+from datamgmt.transfer_states import TransferState, deadline_factor
 from gridcore.db import bulk
 from gridcore.db.bulk import Change, Same
 from gridcore.db.idlists import within
@@ -40,6 +41,11 @@ class TransferRow:
     error_class: str | None
     error: str | None
     created_at: datetime
+
+    @property
+    def deadline_factor(self) -> int:
+        """How many times longer than usual its next try may take."""
+        return deadline_factor(self.bytes, self.attempts, self.error_class == ErrorClass.TIMEOUT)
 
 
 # --- statements --------------------------------------------------------------------------------------

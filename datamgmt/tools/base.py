@@ -96,7 +96,7 @@ _TRAITS: Mapping[ErrorClass, _Traits] = {
     _E.SIZE_MISMATCH: _Traits(_O.NETWORK, _CORRUPT, 3),
     _E.CHECKSUM_MISMATCH: _Traits(_O.NETWORK, _CORRUPT, 3),
     _E.CONNECTION_LOST: _Traits(_O.NETWORK, "the next try may pass; else check the network"),
-    _E.TIMEOUT: _Traits(_O.NETWORK, "raise the deadline or look why the link is slow"),
+    _E.TIMEOUT: _Traits(_O.NETWORK, "its next try may take longer; else look why the link is slow"),
     _E.EXPIRED: _Traits(_O.NETWORK, "the tool gave it up in its own queue; see how long that is"),
     _E.BAD_PFN: _Traits(
         _O.CATALOGUE, "correct the storage element's file catalogue or its roots", 1, blames_link=False

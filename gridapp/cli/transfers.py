@@ -29,10 +29,10 @@ def transfer_list(
 
 
 @transfer.command("queue")
-@shown("src", "dst", "state", "queued", "queued_bytes", "active", "window", "oldest", "rate_mb_s", "eta_s")
+@shown("src", "dst", "state", "queued", "queued_bytes", "active", "window", "last_end", "rate_mb_s", "eta_s")
 @click.pass_obj
 def transfer_queue(place: Place) -> list[Record]:
-    """What waits and is under way on each link, and how long it takes."""
+    """What waits and is under way on each link, when a copy last ended there, and how long all will take."""
     from gridapp.insights import transfers
 
     return place.ask(transfers.queue)

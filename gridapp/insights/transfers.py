@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, literal_column, select, type_coerce
 
-from catalogs.tables import link, se
+from catalogs.tables import link
 from datamgmt import linkerrors, linkqueues, linkstates
 from datamgmt import transfers as transfer_rows
+from datamgmt.linkqueues import Queue
 from datamgmt.links import LinkPolicy, phase, window
-from datamgmt.tables import link_bin, transfer
+from datamgmt.tables import link_bin
 from datamgmt.transfer_states import TransferState
 from gridapp.insights import topology
 from gridapp.insights.values import LIMIT, iso, record, state_of
 from gridcore.db import dbnow
-from gridcore.db.statements import one_of
 from gridcore.errors import UsageError
 
 #: The stored windows are within the installation's bound already.
 AS_STORED = LinkPolicy(window_max=10**6)
 _HOUR_US = 3_600_000_000
 
-_SRC, _DST = se.alias("src_se"), se.alias("dst_se")
-BY_LINK = (
-    select(
-        _SRC.c.name.label("src"),
-        _DST.c.name.label("dst"),
-        transfer.c.state,
-        func.count().label("n"),
-        func.sum(transfer.c.bytes).label("n_bytes"),
-    )
-    .join_from(transfer, _SRC, _SRC.c.id == transfer.c.src_se_id)
-    .join(_DST, _DST.c.id == transfer.c.dst_se_id)
-    .group_by(_SRC.c.name, _DST.c.name, transfer.c.state)
-    .order_by(_SRC.c.name, _DST.c.name)
-)
-
-
-OLDEST = (
-    select(transfer.c.src_se_id, transfer.c.dst_se_id, func.min(transfer.c.created_at).label("oldest"))
-    .where(one_of(transfer.c.state, linkqueues.WAITING))
-    .group_by(transfer.c.src_se_id, transfer.c.dst_se_id)
-)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROS = type_coerce(link_bin.c.bin_start, BigInteger)
 _HOUR = (_MICROS - _MICROS % literal_column(str(_HOUR_US))) / literal_column(str(_HOUR_US))
@@ -76,7 +56,7 @@ def transfers(
     only = state_of(TransferState, state)[0] if state else None
     src, dst = _ends(way) if way else (None, None)
     names = ("id", "lfn", "src", "dst", "state", "attempts", "bytes", "priority", "not_before")
-    more = ("claimed_by", "claimed_at", "error_class", "error", "created_at")
+    more = ("claimed_by", "claimed_at", "error_class", "error", "deadline_factor", "created_at")
     rows = transfer_rows.transfers(conn, state=only, src=src, dst=dst, end=se_name, limit=limit)
     return [record(one, *names, *more) for one in rows]
 
@@ -89,13 +69,13 @@ def _ends(way: str) -> tuple[str, str]:
 
 
 def queue(conn: Connection) -> list[dict[str, Any]]:
-    """Links with anything queued or under way: how much, since when, and how long it takes at their rates.
+    """Links with anything queued or under way: how much, and how long it takes at their rates.
 
-    `rate_mb_s` is of all streams of the window together; `eta_s` is None where nothing is measured yet.
+    `last_end` is when a copy over it last ended; `rate_mb_s` is of all streams of the window; `eta_s`
+    is None where nothing is measured yet.
     """
     now, names = dbnow(conn), topology.se_names(conn)
     views, busy = linkstates.views(conn), linkqueues.queues(conn)
-    oldest = {(row.src_se_id, row.dst_se_id): row.oldest for row in conn.execute(OLDEST)}
     found = []
     for hop, one in sorted(busy.items(), key=lambda pair: tuple(names[end] for end in pair[0])):
         view = views[hop]
@@ -110,7 +90,7 @@ def queue(conn: Connection) -> list[dict[str, Any]]:
                 "queued_bytes": one.bytes,
                 "active": one.active,
                 "window": places,
-                "oldest": iso(oldest.get(hop)),
+                "last_end": iso(view.state.measured_at),
                 "rate_mb_s": round(rate / 1e6, 3) if rate else None,
                 "eta_s": round(one.bytes / rate) if rate else None,
             }
@@ -144,10 +124,20 @@ def quality(conn: Connection, hours: int = 24) -> list[dict[str, Any]]:
 
 
 def transfers_by_link(conn: Connection) -> list[dict[str, Any]]:
-    """Files and bytes of transfers by link and state; links without any are left out."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in conn.execute(BY_LINK):
-        one = found.setdefault((row.src, row.dst), {"src": row.src, "dst": row.dst, "files": {}, "bytes": 0})
-        one["files"][row.state.value] = row.n
-        one["bytes"] += int(row.n_bytes)
-    return list(found.values())
+    """Files that wait, some perhaps for another try, and that are under way by link, and the bytes that wait,
+    as the links count them; links without any are left out."""
+    names = topology.se_names(conn)
+    return [
+        {
+            "src": names[src],
+            "dst": names[dst],
+            "files": {str(state): n for state, n in _states(one) if n},
+            "bytes": one.bytes,
+        }
+        for (src, dst), one in sorted(linkqueues.queues(conn).items())
+    ]
+
+
+def _states(one: Queue) -> Iterator[tuple[TransferState, int]]:
+    yield TransferState.QUEUED, one.files
+    yield TransferState.ACTIVE, one.active

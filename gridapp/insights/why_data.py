@@ -17,7 +17,8 @@ from datamgmt.deletion_states import DeletionState
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import deletion, route_history, subscription, transfer
-from datamgmt.transfer_states import TransferState
+from datamgmt.tools.base import ErrorClass
+from datamgmt.transfer_states import TransferState, deadline_factor
 from gridapp.insights import deliveries, waits
 from gridapp.insights.answers import Answer
 from gridapp.insights.topology import se_names
@@ -55,7 +56,7 @@ LEAVING = select(deletion.c.id, deletion.c.se_id, deletion.c.state, deletion.c.d
 COPIES: Select[Any] = (
     select(
         *(transfer.c[name] for name in ("src_se_id", "dst_se_id", "state", "attempts", "not_before")),
-        *(transfer.c[name] for name in ("error_class", "error", "claimed_at", "updated_at")),
+        *(transfer.c[name] for name in ("bytes", "error_class", "error", "claimed_at", "updated_at")),
         dir_.c.path,
         data_file.c.name,
     )
@@ -244,6 +245,7 @@ def why_file(conn: Connection, lfn: str, now: datetime) -> Answer:
     found = location.where_file(conn, lfn)
     names = se_names(conn)
     copies = conn.execute(COPIES, {"on_file": found.id}).all()
+    transfers = [_transfer(row, names) for row in copies]
     moving = [one for row in copies for one in _copy(conn, row, names, now)]
     wanted = waits.of_blocks(conn, [found.block_id], now) if not moving else []
     state, own = _file_state(found, lfn)
@@ -258,6 +260,11 @@ def why_file(conn: Connection, lfn: str, now: datetime) -> Answer:
             *_where(found),
             *(one.sentence for one in moving),
             *(
+                f"the next try from {one['src']} may take {one['deadline_factor']} times as long as others"
+                for one in transfers
+                if one["deadline_factor"] > 1
+            ),
+            *(
                 f"its block is wanted at {names[wait.se_id]}: {one.sentence}"
                 for wait in wanted
                 for one in wait.told
@@ -266,7 +273,7 @@ def why_file(conn: Connection, lfn: str, now: datetime) -> Answer:
         evidence={
             **record(found, "bytes", "adler32", "events", "block", "invalid"),
             "copies": [record(one, "se", "site", "state", "custodial", "fault") for one in found.copies],
-            "transfers": [_transfer(row, names) for row in copies],
+            "transfers": transfers,
             "reasons": [one.to_json() for one in _different([*own, *moving, *_leads(wanted)])],
             "history": [
                 record(one, "at", "actor", "change", "detail", "se")
@@ -320,7 +327,9 @@ def _copy(conn: Connection, row: Any, names: Mapping[int, str], now: datetime) -
 
 def _transfer(row: Any, names: Mapping[int, str]) -> dict[str, Any]:
     ends = {"src": names[row.src_se_id], "dst": names[row.dst_se_id]}
-    return {**ends, **record(row, "state", "attempts", "not_before", "error_class", "error")}
+    factor = deadline_factor(row.bytes, row.attempts, row.error_class == ErrorClass.TIMEOUT)
+    seen = record(row, "state", "attempts", "not_before", "error_class", "error")
+    return {**ends, **seen, "deadline_factor": factor}
 
 
 # --- deletions ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from grids.data_grid import DataGrid
+from grids.plans import explained
 from sqlalchemy import func, insert, select, update
 
 from catalogs import exceptions, replicas
@@ -121,6 +122,19 @@ def test_only_files_with_exceptions_are_queued_for_a_repair(database: Database) 
     assert grid.do(lambda conn, _: exceptions.of_blocks(conn, [1])) == []
     assert grid.count(transfer) == grid.count(block_dest) == 0
     grid.check()
+
+
+def test_files_are_found_by_their_block_and_its_transfers_read_once(database: Database) -> None:
+    """A plan made while there was next to nothing is kept, and meets hundreds of thousands of rows."""
+    grid = made(database, [3])
+    binds = dict.fromkeys(("on_block", "after", "n", "base", "from_se", "to_se", "urgency"), 1)
+    plan = explained(database, filling.QUEUE, {**binds, "whose": "-", "at": grid.clock.now()})
+    assert any("ix_data_file_block_id" in line for line in plan), plan
+    assert not any("pk_data_file" in line or "SCAN data_file" in line for line in plan), plan
+    # File by file only what is lost is looked for.
+    assert sum("file_id = data_file.id" in line for line in plan) <= 1, plan
+    assert not any("CORRELATED" in line and "transfer" in line for line in plan), plan
+    assert any("transfer" in line and "ix_transfer" in line for line in plan), plan
 
 
 def end(grid: DataGrid, claimed: list[Claimed], error: ErrorClass | None = None) -> tries.Settled:

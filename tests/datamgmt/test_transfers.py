@@ -17,7 +17,7 @@ from datamgmt import allocating, claiming, filling, finishing, linkqueues, links
 from datamgmt.claiming import Place
 from datamgmt.tables import block_dest, link_bin, link_state, transfer
 from datamgmt.tools.base import ErrorClass
-from datamgmt.transfer_states import TransferState
+from datamgmt.transfer_states import TransferState, deadline_factor
 from datamgmt.tries import Claimed, Settled, Try
 from gridcore.db import Database
 
@@ -180,6 +180,27 @@ def test_failures_wait_and_end(grid: DataGrid) -> None:
     assert [(row.lfn, row.src, row.dst, row.error_class) for row in rows] == [
         (grid.lfn(1), "T2_A", "T2_B", "SOURCE_MISSING")
     ]
+
+
+def test_a_timeout_gives_the_next_try_more_time(grid: DataGrid) -> None:
+    fill(grid, 1)
+    factors = []
+    for why in (ErrorClass.TIMEOUT, ErrorClass.TIMEOUT, ErrorClass.CONNECTION_LOST):
+        (one,) = claim(grid)
+        factors.append(deadline_factor(10**10, one.attempts, one.timed_out))
+        settle(grid, [bad(one, why)])
+        grid.clock.advance(timedelta(hours=1).total_seconds())
+    assert factors == [1, 2, 4]
+    (row,) = grid.do(lambda conn, _: transfers.transfers(conn))
+    assert (row.attempts, row.deadline_factor) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "attempts", "timed_out", "factor"),
+    [(1, 0, True, 1), (1, 1, True, 2), (1, 9, True, 2), (10**9, 9, True, 8), (10**9, 9, False, 1)],
+)
+def test_a_deadline_has_its_bounds(size: int, attempts: int, timed_out: bool, factor: int) -> None:
+    assert deadline_factor(size, attempts, timed_out) == factor
 
 
 def test_the_tries_on_a_hop_are_counted(grid: DataGrid) -> None:

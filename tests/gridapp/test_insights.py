@@ -191,7 +191,7 @@ def test_transfers_and_links(grid: Grid) -> None:
     assert (parked["state"], parked["files_bad"], parked["window"]) == ("PARKED", 3, 0)
     assert links["Alder_Disk", "Birch_Disk"]["rate_mb_s"] == 12.0
     (busy,) = ask(grid, transfers.transfers_by_link)
-    assert busy["files"] == {"RETRY_WAIT": 1}
+    assert (busy["src"], busy["files"]) == ("Birch_Disk", {"QUEUED": 1})
 
 
 def test_agents_that_fail_or_are_silent_are_not_ok(grid: Grid) -> None:

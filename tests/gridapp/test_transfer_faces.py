@@ -28,7 +28,10 @@ def test_a_link_on_which_half_fails(database: Database) -> None:
     assert (bad["ok"], bad["quality"], bad["failed"]) == (0, 0.0, error["n"])
     (line,) = ask(transfers.queue)
     assert line["queued"] + line["active"] > 0
-    assert line["oldest"] is not None
+    assert line["last_end"] is not None
+    (busy,) = ask(transfers.transfers_by_link)
+    assert sum(busy["files"].values()) == line["queued"] + line["active"]
+    assert busy["bytes"] == line["queued_bytes"]
     grid.tool.silent.clear()
     worker.run(rounds=400, step_s=5)
     worker.close()
