@@ -160,8 +160,8 @@ STILL_HOP = (
     .join(_THERE, _THERE_NOW)
     .where(*_HOP, within(block_dest.c.block_id))
 )
-# What the block has queued is read once. Plans outlive the statistics they were made by: one that looks file by
-# file, made when there were few transfers, reads all of the destination's for each.
+# Read once for the block: plans outlive the statistics they were made by, and one that looks file by file,
+# made when there were few transfers, reads all of the destination's for each.
 _AFTER = bindparam("after", type_=Key)
 _QUEUED = select(transfer.c.file_id).where(
     transfer.c.block_id == bindparam("on_block"),
@@ -184,7 +184,9 @@ _NOT_LOST = (
 def _queue(files: Select[Any]) -> Any:
     """The next files of a block as new transfers, with keys from `base` on in the order of the files' ids."""
     mine = (
-        files.where(*_OF_BLOCK, _NOT_QUEUED, _NOT_LOST).order_by(_FILE_ID).limit(bindparam("n", type_=Integer))
+        files.where(*_OF_BLOCK, _NOT_QUEUED, _NOT_LOST)
+        .order_by(_FILE_ID)
+        .limit(bindparam("n", type_=Integer))
     )
     one = mine.subquery("one")
     number = func.row_number().over(order_by=one.c.id)

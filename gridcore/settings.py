@@ -134,7 +134,9 @@ class Transfer(Section):
     nominal_rate: Seconds = Field(
         default=5_000_000, description="bytes per second of a stream, on a link nothing was measured on"
     )
-    deadline_s: Seconds = Field(default=3600, description="time after which one copy is given up; longer after a timeout")
+    deadline_s: Seconds = Field(
+        default=3600, description="time after which one copy is given up; longer after a timeout"
+    )
     workers: int = Field(
         default=4,
         ge=0,
