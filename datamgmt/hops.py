@@ -102,21 +102,29 @@ class _Router:
         return {block: frozenset(ses) for block, ses in found.items()}
 
     def _tried(self, one: Dest) -> Dest:
-        """The same, with the hop that was given up since the last word counted, or the count begun anew."""
+        """The same, with the hop that was given up since the last word counted, anew where something has
+        arrived meanwhile."""
         failed = self.view.failed.get(one.block_id)
         since = [
             at
             for link, at in (failed or {}).items()
             if at > one.decided_at and link in pairwise(one.word.path)
         ]
+        old = Tries(one.attempts, one.failing_since)
+        tries = Tries(0, None) if old.attempts and self._arrived(one) else old
         if since:
-            tries = Tries(one.attempts + 1, one.failing_since or min(since))
-        elif one.attempts and one.progressed:
-            tries = Tries(0, None)
-        else:
+            tries = Tries(tries.attempts + 1, tries.failing_since or min(since))
+        if tries == old:
             return one
         self.changes.tries[one.key] = tries
         return replace(one, attempts=tries.attempts, failing_since=tries.failing_since)
+
+    def _arrived(self, one: Dest) -> bool:
+        """Whether anything has come to where it goes or passes since the last word."""
+        stops = [(one.block_id, se) for se in {*one.word.path[1:], one.se_id}]
+        whole = (self.copies[key].completed_at for key in stops if key in self.copies)
+        moments = (*whole, *map(self.view.arrived.get, stops))
+        return any(at is not None and at > one.decided_at for at in moments)
 
     def _plan(self, due: Sequence[Dest], jitter: Callable[[], float]) -> list[Decision]:
         keys = {one.key for one in due}

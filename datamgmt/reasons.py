@@ -142,13 +142,13 @@ _TEXTS: Mapping[Reason, _Text] = {
         "copying it over {link_src} -> {link_dst} failed too often[ ({error_class})]; that hop is left out "
         "until {until}",
         "the router",
-        "tierflow transfer errors --link {link_src}>{link_dst}",
+        'tierflow transfer errors --link "{link_src}>{link_dst}"',
         basis=-5,
     ),
     Reason.SLOW_PATH: _Text(
         "the best way, over {path}, would take {days} days",
         "the operator of the links",
-        "tierflow why link:{link_src}>{link_dst}",
+        'tierflow why "link:{link_src}>{link_dst}"',
         basis=-5,
     ),
     Reason.NO_TRANSIT_SPACE: _Text(
@@ -160,7 +160,7 @@ _TEXTS: Mapping[Reason, _Text] = {
     Reason.ROUTER_SUSPENDED: _Text(
         "given up until {until} after {attempts} tries since {since}[; the last one: {error}]",
         "the admins of the links",
-        "tierflow why link:{link_src}>{link_dst}",
+        'tierflow why "link:{link_src}>{link_dst}"',
         basis=-4,
     ),
     Reason.SUSPENDED: _Text(

@@ -69,6 +69,11 @@ FAILED = (
     .where(within(transfer.c.block_id), transfer.c.state == TransferState.FAILED)
     .group_by(transfer.c.block_id, transfer.c.src_se_id, transfer.c.dst_se_id)
 )
+ARRIVED = (
+    select(transfer.c.block_id, transfer.c.dst_se_id, func.max(transfer.c.ended_at).label("ended_at"))
+    .where(within(transfer.c.block_id), transfer.c.state == TransferState.DONE)
+    .group_by(transfer.c.block_id, transfer.c.dst_se_id)
+)
 HOPS = (
     select(
         block_dest.c.src_se_id,
@@ -169,6 +174,7 @@ def view(conn: Connection, looked_at: Collection[ReplicaKey], links: Mapping[Lin
         loads=linkstates.loads(conn),
         failed=failed,
         errors=errors,
+        arrived=_arrived(conn, dests),
         free={se_id: left for se_id, (left, _) in space.items()},
         limits={se_id: limit for se_id, (_, limit) in space.items()},
         held=held,
@@ -252,6 +258,13 @@ def _failed(
         if error_class:
             errors[block_id, (src, dst)] = error_class
     return failed, errors
+
+
+def _arrived(conn: Connection, dests: Collection[Dest]) -> dict[ReplicaKey, datetime]:
+    """When a file last came, of blocks whose tries are counted."""
+    tried = sorted({one.block_id for one in dests if one.attempts})
+    (found,) = rows(conn, [Read(ARRIVED, {"ids": tried})]) if tried else ((),)
+    return {(row[0], row[1]): row[2] for row in found}
 
 
 def hops(conn: Connection) -> dict[LinkKey, float]:

@@ -78,9 +78,9 @@ class Dest:
 class View:
     """What the router sees. `replicas` by block, transit copies too; `spoilt`: the files of a replica that
     are missing or bad and not lost; `lost`: by block, how many files are; `failed`: by block, when a hop was
-    given up, and in `errors` what of; `free` and `limits`: bytes for transit at SEs with a limit; `held`: by
-    wanted replica, the SEs that keep room for it; `closed`: SEs that are disabled; `full`: by SE, when a copy
-    last found no room there.
+    given up, in `errors` what of, and in `arrived` when a file last came where; `free` and `limits`: bytes
+    for transit at SEs with a limit; `held`: by wanted replica, the SEs that keep room for it; `closed`: SEs
+    that are disabled; `full`: by SE, when a copy last found no room there.
 
     due: the rows to look at. Of their blocks all rows are in view; `under_way` counts the bytes routed of
     other blocks.
@@ -97,6 +97,7 @@ class View:
     due: Collection[ReplicaKey]
     under_way: Mapping[Window, int] = field(default_factory=dict)
     errors: Mapping[tuple[int, LinkKey], str] = field(default_factory=dict)
+    arrived: Mapping[ReplicaKey, datetime] = field(default_factory=dict)
     limits: Mapping[int, int] = field(default_factory=dict)
     lost: Mapping[int, int] = field(default_factory=dict)
     closed: Collection[int] = ()

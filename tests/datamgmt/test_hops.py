@@ -45,6 +45,7 @@ class Grid:
     limits: dict[int, int] = field(default_factory=dict)
     copied: Counter[ReplicaKey] = field(default_factory=Counter)
     failed: dict[int, dict[tuple[int, int], datetime]] = field(default_factory=dict)
+    arrived: dict[ReplicaKey, datetime] = field(default_factory=dict)
     rooms: dict[ReplicaKey, dict[int, tuple[int, datetime]]] = field(default_factory=dict)
     #: Rows that are due; None for all at each look.
     due: set[ReplicaKey] | None = None
@@ -66,6 +67,7 @@ class Grid:
             links=self.links,
             loads={},
             failed=self.failed,
+            arrived=self.arrived,
             free={se: limit - self.kept()[se] for se, limit in self.limits.items()},
             held={key: set(stops) for key, stops in self.rooms.items() if key[0] in blocks},
             due=due,
@@ -85,6 +87,9 @@ class Grid:
             self.dests[key] = replace(self.dests[key], word=word, decided_at=self.now)
         for key, until in changes.extend.items():
             self.dests[key] = replace(self.dests[key], word=replace(self.dests[key].word, valid_until=until))
+        for key, tries in changes.tries.items():
+            counted = {"attempts": tries.attempts, "failing_since": tries.failing_since}
+            self.dests[key] = replace(self.dests[key], **counted)
         for new in changes.add:
             self.dests[new.key] = _dest(new.key, new.word, self.now, transit_for=new.dest.se_id)
             self.copies.setdefault(new.key, _copy(new.key, self.now, transit=True))
@@ -383,6 +388,54 @@ def test_hops_excluded_together_come_back_apart():
     assert {word.code for word in words} == {Reason.HOP_EXCLUDED}
     assert len(waits) == 29
     assert all(1 <= wait <= 2 for wait in waits)
+
+
+def tries_until_it_rests(grid: Grid, most: int) -> int | None:
+    """The hop to SE 2 is given up an hour after each try, when all files had been queued; how many tries."""
+    for number in range(most + 1):
+        word = grid.route().words[1, 2]
+        if word.code is Reason.ROUTER_SUSPENDED:
+            return number
+        assert word.code is Reason.ROUTED
+        grid.dests[1, 2] = replace(grid.dests[1, 2], progressed=True)
+        grid.now += timedelta(hours=1)
+        grid.failed[1] = {(1, 2): grid.now}
+        assert grid.route().words[1, 2].code is Reason.HOP_EXCLUDED
+        grid.now += timedelta(hours=15)
+    return None
+
+
+def failing() -> Grid:
+    grid = Grid(links=chain(1, 2))
+    grid.hold(1, 1)
+    grid.want(1, 2)
+    return grid
+
+
+def test_what_fails_for_long_and_often_rests_and_is_tried_again():
+    grid = failing()
+    assert tries_until_it_rests(grid, 60) == 51
+    assert (grid.dests[1, 2].attempts, grid.dests[1, 2].failing_since) == (51, NOW + timedelta(hours=1))
+    assert grid.dests[1, 2].word.valid_until == grid.now + timedelta(days=15)
+    grid.now += timedelta(days=15)
+    assert grid.route().words[1, 2].code is Reason.ROUTED
+
+
+def test_what_fails_often_in_short_time_does_not_rest():
+    grid = failing()
+    grid.dests[1, 2] = replace(grid.dests[1, 2], attempts=100, failing_since=NOW)
+    assert tries_until_it_rests(grid, 40) is None
+
+
+def test_a_file_that_has_come_lets_the_tries_be_counted_anew():
+    grid = failing()
+    assert tries_until_it_rests(grid, 48) is None
+    grid.route()
+    grid.arrived[1, 2] = grid.now + timedelta(minutes=30)
+    grid.now += timedelta(hours=1)
+    grid.failed[1] = {(1, 2): grid.now}
+    assert grid.route().words[1, 2].code is Reason.HOP_EXCLUDED
+    assert (grid.dests[1, 2].attempts, grid.dests[1, 2].failing_since) == (1, grid.now)
 
 
 def test_operators_words_on_links_are_obeyed():

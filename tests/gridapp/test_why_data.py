@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from grids.data_grid import DATASET, POLICY, DataGrid, Worker
 from sqlalchemy import select, update
 
-from catalogs import bookkeeping, exceptions, registration, sites
+from catalogs import bookkeeping, exceptions, registration, sites, validity
 from catalogs.exceptions import FileFault
 from catalogs.filebatch import NewFile
-from catalogs.states import Switch
+from catalogs.states import InvalidCode, Switch
 from catalogs.tables import block, block_replica, data_file
-from datamgmt import deletion, linkwords, subscriptions
+from datamgmt import deletion, destinations, linkends, linkstates, linkwords, subscriptions
 from datamgmt.deletion import Asker
-from datamgmt.links import Phase
+from datamgmt.linkends import Ended
+from datamgmt.links import Outcome, Phase
 from datamgmt.reasons import Reason
-from datamgmt.tables import transfer
+from datamgmt.tables import block_dest, transfer
 from gridapp.insights.why import why
 from gridcore.db import Database, insert_rows
 from gridcore.errors import NotFound
@@ -225,6 +226,57 @@ def no_source(story: Story) -> str:
     return sub(key)
 
 
+def all_lost(story: Story) -> str:
+    files = story.grid.produce(2)
+    lost = InvalidCode.LOST
+    story.grid.do(lambda conn, now: validity.invalidate(conn, files, lost, "olga", now))
+    story.grid.link("AB")
+    key = story.grid.subscribe("B")
+    story.hire()
+    story.cycles("block_manager", "router")
+    return sub(key)
+
+
+def two_blocks(story: Story) -> str:
+    story.grid.link("AB")
+    for first in (0, 3):
+        story.grid.produce(3, first=first)
+    key = story.grid.subscribe("B")
+    story.hire()
+    story.cycles("block_manager", "router")
+    return sub(key)
+
+
+def probed(story: Story) -> str:
+    """Link A -> B has failed too often, and its cool-off is over."""
+    story.grid.link("AB")
+    failed = [Ended(LINKS + 2, Outcome(ok=False), "connection reset")] * 3
+    policy = linkstates.policies(story.grid.settings).link
+    story.grid.do(lambda conn, now: linkends.record(conn, failed, now, policy))
+    story.grid.clock.advance(policy.cool_off.total_seconds())
+    return two_blocks(story)
+
+
+def window_full(story: Story) -> str:
+    narrow = story.grid.settings.transfer.model_copy(update={"window_bytes": 1})
+    story.grid.settings = story.grid.settings.model_copy(update={"transfer": narrow})
+    return two_blocks(story)
+
+
+def router_suspended(story: Story) -> str:
+    what = hop_excluded(story)
+    since = story.grid.clock.now() - timedelta(days=30)
+    tried = {"attempts": 50, "failing_since": since, "valid_until": destinations.AT_ONCE}
+    story.grid.do(lambda conn, _: conn.execute(update(block_dest).values(tried)))
+    assert story.grid.word("B")[0] == Reason.HOP_EXCLUDED
+    story.cycles("router")
+    assert story.grid.word("B")[0] == Reason.HOP_EXCLUDED, "it has tried fifty times, and no more"
+    tried["attempts"] = 51
+    story.grid.do(lambda conn, _: conn.execute(update(block_dest).values(tried)))
+    story.cycles("router")
+    return what
+
+
 def slow_path(story: Story) -> str:
     grid = story.grid
     new = [NewFile(lfn=grid.lfn(0), bytes=10**15, adler32=1)]
@@ -391,6 +443,11 @@ CASES: dict[str, tuple[Callable[[Story], str], Reason]] = {
     "no live link": (no_live_link, Reason.NO_LIVE_LINK),
     "no path": (no_path, Reason.NO_PATH),
     "source excepted": (no_source, Reason.SOURCE_EXCEPTED),
+    "no source": (all_lost, Reason.NO_SOURCE),
+    "probe": (probed, Reason.PROBE),
+    "probe under way": (probed, Reason.PROBE_UNDER_WAY),
+    "window full": (window_full, Reason.WINDOW_FULL),
+    "router suspended": (router_suspended, Reason.ROUTER_SUSPENDED),
     "slow path": (slow_path, Reason.SLOW_PATH),
     "no transit space": (no_transit_space, Reason.NO_TRANSIT_SPACE),
     "quota full": (quota_full, Reason.QUOTA_FULL),
@@ -451,6 +508,54 @@ def test_each_reason_is_told(story: Story, name: str) -> None:
     assert not set("{}[]?") & set(one["sentence"] + one["turn"] + (one["cure"] or ""))
     assert answer["next"].startswith("tierflow ")
     assert answer["turn"]
+
+
+#: What is said, whose turn it is and the next command, word by word.
+TOLD = {
+    "no source": (
+        "no storage element holds it complete, 2 files are lost",
+        "whoever produces or restores it",
+        "tierflow block show {block}",
+    ),
+    "probe": (
+        "sent as a probe over parked link T2_A -> T2_B",
+        "the transfer agent",
+        "tierflow link show T2_A T2_B",
+    ),
+    "probe under way": (
+        "link T2_A -> T2_B failed repeatedly; another block is sent over it as a probe first",
+        "the router",
+        "tierflow link show T2_A T2_B",
+    ),
+    "window full": (
+        "42 B of priority 0 are under way to T2_B, and the most is 1 B",
+        "the transfer agent",
+        "tierflow transfer queue",
+    ),
+    "router suspended": (
+        "given up until {until} after 51 tries since {since}; the last one: BAD_PFN",
+        "the admins of the links",
+        'tierflow why "link:T2_A>T2_B"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_reason_of_routing_names_turn_and_cure(sqlite_db: Database, name: str) -> None:
+    made = Story(DataGrid(sqlite_db, "ABC"))
+    build, code = CASES[name]
+    answer = ask(made, build(made))
+    for worker in made.workers:
+        worker.close()
+    (said,) = (one for one in answer["evidence"]["reasons"] if one["code"] == code)
+    facts = {name: said["params"].get(name) for name in ("since", "until", "block")}
+    moments = {name: f"{at[:10]} {at[11:16]} UTC" for name, at in facts.items() if at and name != "block"}
+    assert (said["sentence"], said["turn"], said["cure"]) == tuple(
+        one.format(**{**facts, **moments}) for one in TOLD[name]
+    )
+    if name == "router suspended":
+        rest = datetime.fromisoformat(facts["until"]) - made.grid.clock.now()
+        assert rest == timedelta(days=15) / 60  # the grid lives sixty times as fast
 
 
 @pytest.mark.parametrize("name", TWELVE)
