@@ -83,6 +83,7 @@ DATASETS = Language(
     free=Field(FREE, "metadata: a number or a text"),
     said="the query",
     example="collision=AuAu energy<8 tier=DST site=T1_*",
+    path="dataset",
     pattern_max=200,
     wildcards_max=8,
     list_max=1000,

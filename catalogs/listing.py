@@ -18,11 +18,12 @@ from gridcore.errors import GridError, UsageError
 from gridcore.ids import check_dataset, check_lfn
 
 #: Bytes of a line, and files of a portion, which is one transaction.
-LINE_MAX, PORTION = 10_000, 10_000
+LINE_MAX, PORTION = 100_000, 10_000
 #: Parents and lumi ranges that one portion may have in all: they are rows too.
 ROWS_MAX = 100_000
 COLUMNS = ("lfn", "bytes", "adler32", "checksum", "events", "runs", "parents", "dataset")
 
+_KIND = "adler32:"
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
 _NUMBER = re.compile(r"[0-9]{1,16}")
 _RUN = re.compile(r"([0-9]{1,16}):([0-9]{1,16})(?:-([0-9]{1,16}))?")
@@ -133,6 +134,7 @@ def gathered(lines: Iterable[tuple[str, Line | Fault]], most: int = PORTION) -> 
 def parse(lines: Iterable[bytes]) -> Iterator[Portion | Fault]:
     """The portions of a list, its lines as they are in the file, and the faults of lines among them.
 
+    A line longer than LINE_MAX may come in pieces, only the last of which ends it.
     A line that begins with `{` in front makes it a list of JSON objects, else the first names the columns.
     """
     return gathered(_read(lines))
@@ -140,7 +142,12 @@ def parse(lines: Iterable[bytes]) -> Iterator[Portion | Fault]:
 
 def _read(lines: Iterable[bytes]) -> Iterator[tuple[str, Line | Fault]]:
     read: Callable[[str], Mapping[str, Any]] | None = None
-    for number, raw in enumerate(lines, 1):
+    number, cut = 0, False
+    for raw in lines:
+        if cut:  # the rest of a line that is too long
+            cut = not raw.endswith(b"\n")
+            continue
+        number, cut = number + 1, len(raw) > LINE_MAX and not raw.endswith(b"\n")
         where = f"line {number}"
         try:
             text = _text(raw)
@@ -212,6 +219,8 @@ def _runs_of(text: str) -> dict[str, list[list[int]]]:
 def _json(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except _Twice as twice:
+        raise UsageError(f"it gives {_short(twice.args[0])} twice") from None
     except (ValueError, RecursionError):
         raise UsageError("it is not JSON") from None
     if not isinstance(found, dict):
@@ -221,10 +230,16 @@ def _json(text: str) -> Mapping[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+class _Twice(Exception):
+    """A key that an object has twice."""
+
+
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(name)
+        found[name] = value
     return found
 
 
@@ -269,15 +284,17 @@ def _count(said: Mapping[str, Any], name: str) -> int:
 
 
 def _adler32(said: Mapping[str, Any]) -> int:
-    kind, text = "adler32", said.get("adler32")
-    if "checksum" in said:
-        if text is not None:
-            raise UsageError("it gives both adler32 and checksum")
-        kind, _, text = str(said["checksum"]).partition(":")
-    if kind != "adler32" or not isinstance(text, str) or not _HEX.fullmatch(text):
-        told = _short(said.get("checksum", said.get("adler32")))
-        raise UsageError(f"its checksum is {told}, no adler32 of eight hexadecimal digits")
-    return int(text, 16)
+    if "adler32" in said and "checksum" in said:
+        raise UsageError("it gives both adler32 and checksum")
+    told = said.get("checksum", said.get("adler32"))
+    if told is None:
+        raise UsageError("it has no checksum: adler32, or checksum as adler32:...")
+    text = told if isinstance(told, str) else ""
+    if not text.startswith(_KIND) and "checksum" in said:
+        text = ""  # of a kind that is not told
+    if not _HEX.fullmatch(text.removeprefix(_KIND)):
+        raise UsageError(f"its checksum is {_short(told)}, no adler32 of eight hexadecimal digits")
+    return int(text.removeprefix(_KIND), 16)
 
 
 def _runs(said: Any) -> Runs:

@@ -73,6 +73,8 @@ DEPTH_MAX = 20
 NAMES_MAX = 200
 #: Alternatives side by side: SQLite refuses an expression that is nested a thousand deep.
 BESIDE = 100
+#: Of metadata: whatever is said, a number too.
+ANYTHING = Glob("*")
 PLACES = frozenset(["site", "se", "complete", "custodial"])
 
 SES = select(se.c.id, se.c.name.label("se"), site.c.name.label("site")).join_from(
@@ -265,6 +267,9 @@ class _Meaning:
 
     def told(self, one: Compare) -> Select[Any]:
         """Metadata: numbers by their number, all else by its text."""
+        said = select(dataset_meta.c.dataset_id).where(dataset_meta.c.name == one.field)
+        if ANYTHING in one.values:
+            return said
         if one.op in ORDERED:
             values = self.compared(dataset_meta.c.num, one)
         else:
@@ -272,7 +277,7 @@ class _Meaning:
             texts = tuple(value for value in one.values if not isinstance(value, float))
             values = self.compared(dataset_meta.c.num, Compare(one.field, Op.IN, numbers))
             values += self.compared(dataset_meta.c.txt, Compare(one.field, Op.IN, texts))
-        return select(dataset_meta.c.dataset_id).where(dataset_meta.c.name == one.field, any_of(values))
+        return said.where(any_of(values))
 
     # --- walks -------------------------------------------------------------------------------------------
 

@@ -218,7 +218,7 @@ class _Checker:
         if self.faults:
             raise _refusal(self.faults)
         if not self.sums.files:
-            raise UsageError(f"{self.wanted.source.name} lists no file", hint="nothing was written")
+            raise UsageError(f"there is no file in {self.wanted.source.name}", hint="nothing was written")
         with self.context.database.snapshot() as conn:
             _check_circles(conn, self.made_from)
         return self.sums
@@ -277,9 +277,8 @@ def _where(portion: Portion, told: str) -> str:
 def _refusal(faults: Sequence[Fault]) -> UsageError:
     """Whatever was wrong, in one error."""
     first, *more = [f"{where}: {what}" for where, what in faults[:TOLD]]
-    rest = [f"and {'; '.join(more)}"] if more else []
-    rest += ["there may be more"] if len(faults) > TOLD else []
-    return UsageError(first, hint="; ".join([*rest, "nothing was written"]))
+    rest = ["there may be more"] if len(faults) > TOLD else []
+    return UsageError(first, hint="\n".join([*more, *rest, "nothing was written"]))
 
 
 def _check_circles(conn: Connection, made_from: Mapping[str, Iterable[str]]) -> None:
@@ -344,13 +343,17 @@ class _Writer:
         """{name: id} of the datasets; those that are not there are made, with these keys."""
         block, now, actor = self.context.settings.block, self.context.clock.now(), self.wanted.actor.name
         policy = BlockPolicy(block.files, block.bytes, block.age_s)
-        told = {"from": self.wanted.source.name[:500], "se": self.wanted.se}
-        counts = {"files": self.sums.files, "known": self.sums.known}
+        told = {
+            "from": self.wanted.source.name[:500],
+            "se": self.wanted.se,
+            "files": self.sums.files,
+            "known": self.sums.known,
+        }
         ids = {}
         for name, key in datasets.items():
             ids[name] = bookkeeping.create_dataset(conn, key, name, policy, now)
             histories.tell_dataset(conn, ids[name], "import begun", actor, now, told)
-            audit.record(conn, actor, "dataset import", f"dataset {name}", now, {**told, **counts})
+            audit.record(conn, actor, "dataset import", f"dataset {name}", now, told)
         return ids
 
     def _register(self, name: str, dataset_id: int, portion: Portion) -> int:

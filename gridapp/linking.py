@@ -19,6 +19,7 @@ from datamgmt.links import Phase
 from datamgmt.linkstates import LinkView
 from datamgmt.linkwords import Bounds
 from gridapp.insights import previews, topology
+from gridapp.insights.values import plain
 from gridapp.naming import element, site_of, words
 from gridcore import audit, identity
 from gridcore.db import dbnow
@@ -46,7 +47,7 @@ class LinkChange:
     def told(self) -> dict[str, Any]:
         """What is said, for audit and answer."""
         found = {name: getattr(self, name) for name in ("window", "rate_cap", "distance", "word", "note")}
-        found["until"] = self.until.isoformat() if self.until else None
+        found["until"] = plain(self.until)
         return {name: value for name, value in found.items() if value is not None}
 
 

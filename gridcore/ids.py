@@ -15,6 +15,7 @@ LFN_MAX = 500
 COMPONENT_MAX = 200
 _COMPONENT = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _LFN = re.compile(rf"/store(/{_COMPONENT})+")
+_NOT_IN_LFNS = re.compile(r"[^A-Za-z0-9._/-]")
 _DATASET = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]{0,98}){2}/[A-Z0-9-]{1,20}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,98}")
 _SITE = re.compile(r"T[0-3]_[A-Z]{2}_[A-Za-z0-9]{1,30}")
@@ -42,13 +43,27 @@ def check_lfn(text: str) -> LFN:
     """The text as an LFN. Raises UsageError naming what is wrong with it."""
     if len(text) > LFN_MAX or any(len(part) > COMPONENT_MAX for part in text.split("/")):
         raise UsageError(
-            f"LFN of {len(text)} characters is too long", hint=f"at most {LFN_MAX}, {COMPONENT_MAX} a part"
+            f"an LFN of {len(text)} characters is too long: at most {LFN_MAX}, {COMPONENT_MAX} a part",
+            hint=f"it begins with {text[:60]!r}",
         )
     if not _LFN.fullmatch(text) or ".." in text:
         raise UsageError(
-            f"{text!r} is no LFN", hint="an LFN looks like /store/group/name.root, without '..' or blanks"
+            f"{text!r} is no LFN: {_no_lfn(text)}", hint="an LFN looks like /store/group/name.root"
         )
     return LFN(text)
+
+
+def _no_lfn(text: str) -> str:
+    """What is wrong with it, for people."""
+    if odd := _NOT_IN_LFNS.search(text):
+        return f"it has {odd[0]!r} in it, and only letters, digits, '.', '_' and '-' may stand between slashes"
+    if not text.startswith("/store/"):
+        return "it does not begin with /store/"
+    if ".." in text:
+        return "it has '..' in it"
+    if "//" in text or text.endswith("/"):
+        return "a part between slashes is empty"
+    return "a part begins with neither a letter nor a digit"
 
 
 def check_dataset(text: str) -> str:

@@ -183,9 +183,10 @@ class _Parser:
         name = token.text.lower()
         found = self.language.field(name)
         if found is None:
-            self._fail(
-                token.at, f"there is no field {token.text!r}", near(name, self.language.fields, "fields")
-            )
+            hint = near(name, self.language.fields, "fields")
+            if self.language.path and "/" in token.text:
+                hint = f"of a name say which it is: {self.language.path}={token.text}"
+            self._fail(token.at, f"there is no field {token.text!r}", hint)
         return name, found
 
     def _op(self, name: str, found: Field) -> Op:

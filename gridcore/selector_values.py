@@ -48,7 +48,7 @@ class Misread(Exception):
 
 def near(word: str, known: Collection[str], what: str) -> str:
     """A hint: which of those known may have been meant, and all of them."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
     return (f"did you mean {' or '.join(close)}? " if close else "") + f"{what}: {', '.join(known)}"
 
 

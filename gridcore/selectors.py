@@ -66,7 +66,8 @@ class Field:
 class Language:
     """Which fields there are, and what a text may do.
 
-    `free` is what any other name is, where there may be others; `said` and `example` are for errors.
+    `free` is what any other name is, where there may be others; `said`, `example` and `path`, the field that
+    takes names with slashes, are for errors.
     """
 
     fields: Mapping[str, Field]
@@ -74,6 +75,7 @@ class Language:
     free: Field | None = None
     said: str = "--where"
     example: str = "name = a*"
+    path: str = ""
     pattern_max: int = LENGTH_MAX
     wildcards_max: int = LENGTH_MAX
     list_max: int = LENGTH_MAX

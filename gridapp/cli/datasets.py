@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gridapp.cli import contents, finding, output
-from gridapp.cli.verbs import Noun, Place, Record, limit_option, shown
+from gridapp.cli.verbs import Noun, Place, Record, blocks_option, limit_option, shown
 from gridcore.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -36,18 +36,25 @@ def dataset_list(place: Place, pattern: str, limit: int) -> list[Record]:
     """Datasets whose name fits PATTERN, whatever their access; * stands for any text, ? for one character."""
     from gridapp.insights import datasets
 
-    return place.ask(lambda conn: datasets.datasets(conn, pattern, limit))
+    found = place.ask(lambda conn: datasets.datasets(conn, pattern, limit))
+    if not found and pattern != "*":
+        output.say("no dataset has such a name; upper and lower case count")
+    return found
 
 
 @dataset.command("show")
 @click.argument("name")
+@blocks_option
 @shown(block_list=("name", "state", "files", "bytes", "replicas"))
 @click.pass_obj
-def dataset_show(place: Place, name: str) -> Record:
+def dataset_show(place: Place, name: str, limit: int) -> Record:
     """One dataset: what is said of it, what it was made from and into, its blocks and who has them."""
     from gridapp.insights import datasets
 
-    return place.ask(lambda conn: datasets.dataset(conn, name))
+    found = place.ask(lambda conn: datasets.dataset(conn, name, limit))
+    if (n := sum(found["blocks"].values())) > limit:
+        output.say(f"the first {limit} of {n} blocks; all: tierflow block list {found['name']} --limit {n}")
+    return found
 
 
 for command in (contents.files, contents.pfns, contents.parents, contents.children):
@@ -66,7 +73,16 @@ def dataset_history(place: Place, name: str, limit: int) -> list[Record]:
     """What was changed of a dataset, and by whom, newest first."""
     from gridapp.insights import datasets
 
-    return place.ask(lambda conn: datasets.history(conn, name, limit))
+    rows = place.ask(lambda conn: datasets.history(conn, name, limit))
+    return [{**row, "detail": row["detail"] and _changes(row["detail"])} for row in rows]
+
+
+def _changes(detail: Record) -> Record:
+    """What was changed, of each thing what it was and is."""
+    return {
+        key: output.Change(*value) if isinstance(value, list) and len(value) == 2 else value
+        for key, value in detail.items()
+    }
 
 
 @dataset.command("create")
@@ -101,7 +117,8 @@ def dataset_create(
     with place.acting() as (installation, context, actor):
         usual = installation.settings.block
         policy = BlockPolicy(block_files or usual.files, block_bytes or usual.bytes, block_age or usual.age_s)
-        return keeping.create_dataset(context, name, actor, new, policy)
+        made = keeping.create_dataset(context, name, actor, new, policy)
+    return {**made, "changed": _changes(made["changed"])}
 
 
 @dataset.command("set")
@@ -123,7 +140,8 @@ def dataset_set(
 
     new = facts.amendment(_pairs(values), description=description, group=group)
     with place.acting() as (_, context, actor):
-        return keeping.set_facts(context, name, new, actor)
+        made = keeping.set_facts(context, name, new, actor)
+    return {**made, "changed": _changes(made["changed"])}
 
 
 def _pairs(values: tuple[str, ...]) -> dict[str, str | None]:
@@ -151,7 +169,8 @@ def dataset_access(place: Place, name: str, access: str) -> Record:
     from gridapp import keeping
 
     with place.acting() as (_, context, actor):
-        return keeping.set_access(context, name, Access(access.upper()), actor)
+        made = keeping.set_access(context, name, Access(access.upper()), actor)
+    return {**made, "changed": _changes(made["changed"])}
 
 
 @dataset.command("close")

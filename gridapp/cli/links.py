@@ -6,8 +6,12 @@ from datetime import datetime
 
 import click
 
+from gridapp.cli import output
 from gridapp.cli.subscriptions import When
 from gridapp.cli.verbs import Noun, Place, Record, shown
+from gridcore.errors import UsageError
+
+_WORDS = {"open": "OPEN", "park": "PARKED", "auto": "AUTO"}
 
 
 @click.group(cls=Noun)
@@ -45,9 +49,9 @@ def link_show(place: Place, src: str, dst: str) -> Record:
 @click.option("--window", type=click.IntRange(min=0), help="Most files in flight; 0 for no bound of its own.")
 @click.option("--rate-cap", type=click.FloatRange(min=0), help="Most MB/s of all streams; 0 for no bound.")
 @click.option("--distance", type=click.FloatRange(min=0, min_open=True), help="Its weight among links.")
-@click.option("--open", "word", flag_value="OPEN", help="Use it whatever its copies show.")
-@click.option("--park", "word", flag_value="PARKED", help="Send nothing over it.")
-@click.option("--auto", "word", flag_value="AUTO", help="Let its copies decide again.")
+@click.option("--open", is_flag=True, help="Use it whatever its copies show.")
+@click.option("--park", is_flag=True, help="Send nothing over it.")
+@click.option("--auto", is_flag=True, help="Let its copies decide again.")
 @click.option("--until", type=When(), help="The word holds until this moment.")
 @click.option("--note", help="Why, for everybody who asks.")
 @click.option("--dry-run", is_flag=True, help="Only show what it would do to what is wanted.")
@@ -60,20 +64,30 @@ def link_set(
     window: int | None,
     rate_cap: float | None,
     distance: float | None,
-    word: str | None,
     until: datetime | None,
     note: str | None,
     dry_run: bool,
+    **words: bool,
 ) -> Record:
     """Bound a link, or hold it open or parked."""
     from gridapp import linking
 
-    cap = None if rate_cap is None else rate_cap * 1e6
+    given = [name for name, meant in words.items() if meant]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} do not go together", hint="give one of them")
     asked = linking.LinkChange(
-        window=window, rate_cap=cap, distance=distance, word=word, until=until, note=note
+        window=window,
+        rate_cap=None if rate_cap is None else rate_cap * 1e6,
+        distance=distance,
+        word=_WORDS[given[0]] if given else None,
+        until=until,
+        note=note,
     )
     with place.acting() as (_, context, actor):
-        return linking.set_link(context, src, dst, asked, actor, dry_run=dry_run)
+        made = linking.set_link(context, src, dst, asked, actor, dry_run=dry_run)
+    if dry_run:
+        output.say("nothing was written")
+    return made
 
 
 @link.command("probe")

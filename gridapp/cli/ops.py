@@ -92,6 +92,7 @@ def agent_run(place: Place, name: str) -> None:
     verdicts=("site", "eligible", "open", "says"),
     tasks=("name", "state", "jobs"),
     deliveries=("se", "state", "sentence", "dataset?"),
+    reasons=("code", "sentence", "turn", "cure?"),
 )
 @click.pass_obj
 def why(place: Place, what: str) -> Record:

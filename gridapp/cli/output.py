@@ -8,20 +8,27 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import click
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 # Controls (C0, C1), line and paragraph separators, text direction marks, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-#: A moment as JSON has it; people are shown its seconds.
-_MILLISECONDS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z")
+#: A moment as JSON and stored reasons have it; people are shown its seconds.
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
 
 #: Characters below which a column is not squeezed, and one of names, which are copied whole.
 LEAST_WIDTH, NAME_WIDTH = 24, 40
 #: Characters that a record within a record may have to be told on one line.
 INLINE = 72
+
+
+class Change(NamedTuple):
+    """A value that was changed: in JSON a list of both, to people `before -> after`."""
+
+    before: Any
+    after: Any
 
 
 def safe(text: str) -> str:
@@ -37,8 +44,8 @@ def say(message: str) -> None:
 def complain(message: str, hint: str | None = None) -> None:
     """An error and its cure, on stderr."""
     say(f"error: {message}")
-    if hint:
-        say(f"hint: {hint}")
+    for number, line in enumerate((hint or "").splitlines()):
+        say(f"{'      ' if number else 'hint: '}{line}")
 
 
 def show(
@@ -200,6 +207,8 @@ def cell(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case Change(before, after):
+            return f"{cell(before)} -> {cell(after)}"
         case {"sentence": str() as sentence}:
             return safe(sentence)
         case {"name": name}:
@@ -208,7 +217,7 @@ def cell(value: Any) -> str:
             return _pairs(value) or "-"
         case list() | tuple():
             return ", ".join(cell(inner) for inner in value) or "-"
-    return _MILLISECONDS.sub(r"\1Z", safe(str(value)))
+    return _MOMENT.sub(r"\1Z", safe(str(value)))
 
 
 def _pairs(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gridapp.cli import output
-from gridapp.cli.verbs import KEY, Noun, Place, Record, Verb, limit_option, shown, state_option
+from gridapp.cli.verbs import KEY, Noun, Place, Record, Verb, blocks_option, limit_option, shown, state_option
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -111,7 +111,8 @@ def subscription() -> None:
 @state_option
 @limit_option
 @shown(
-    "id", "dataset", "block?", "se", "state", "custodial", "files_done", "files", "percent", "eta", "reason"
+    *("id", "dataset", "block?", "se", "state", "custodial?", "files_done", "files", "percent?", "eta?"),
+    "reason",
 )
 @click.pass_obj
 def subscription_list(place: Place, state: str | None, limit: int) -> list[Record]:
@@ -123,13 +124,17 @@ def subscription_list(place: Place, state: str | None, limit: int) -> list[Recor
 
 @subscription.command("show")
 @click.argument("id", type=KEY)
-@shown()
+@blocks_option
+@shown(block_list=("name", "files", "files_done", "bytes?", "replica?", "sentence", "turn?", "last_error?"))
 @click.pass_obj
-def subscription_show(place: Place, id: int) -> Record:
+def subscription_show(place: Place, id: int, limit: int) -> Record:
     """One subscription block by block, what is missing first."""
     from gridapp.insights import deliveries
 
-    return place.ask(lambda conn: deliveries.subscription(conn, id))
+    found = place.ask(lambda conn: deliveries.subscription(conn, id, limit))
+    if found["blocks"] > limit:
+        output.say(f"the first {limit} of {found['blocks']} closed blocks, what is missing first: --blocks")
+    return found
 
 
 def _decide(place: Place, what: str, approved: bool, comment: str | None) -> list[Record]:

@@ -19,11 +19,11 @@ def datasets(conn: Connection, pattern: str = "*", limit: int = LIMIT) -> list[d
     return [record(one, *SHORT) for one in discovery.datasets(conn, pattern, limit)]
 
 
-def dataset(conn: Connection, name: str) -> dict[str, Any]:
-    """One dataset with its blocks, who holds them and who subscribed. Raises NotFound with near names."""
+def dataset(conn: Connection, name: str, limit: int = LIMIT) -> dict[str, Any]:
+    """One dataset with its first blocks, who holds them and who subscribed. Raises NotFound with near names."""
     found = facts(conn, name)
     wanted = deliveries.subscriptions_of(conn, found["id"])
-    return {**found, "subscriptions": wanted, "block_list": blocks.blocks(conn, name)}
+    return {**found, "subscriptions": wanted, "block_list": blocks.blocks(conn, name, limit=limit)}
 
 
 def facts(conn: Connection, name: str) -> dict[str, Any]:

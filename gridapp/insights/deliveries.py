@@ -241,16 +241,22 @@ def _standing(state: SubscriptionState, done: Mapping[str, int], whole: Mapping[
     return reasons.render(Reason.DELIVERED if all_there else Reason.DELIVERING, params)
 
 
-def subscription(conn: Connection, subscription_id: int) -> dict[str, Any]:
-    """One subscription with its `block_list`, what is missing first. Raises NotFound."""
+def subscription(conn: Connection, subscription_id: int, limit: int = LIMIT) -> dict[str, Any]:
+    """One subscription with the first of its `block_list`, what is missing first. Raises NotFound."""
     row = conn.execute(SUBSCRIPTION, {"subscription_id": subscription_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no subscription {subscription_id}", hint="see: tierflow subscription list")
     (view,) = _subscriptions(conn, [row])
+    found = blocks_at(conn, row.dataset_id, row.se_id, limit, only=row.block_id)
+    if row.state not in (SubscriptionState.ACTIVE, SubscriptionState.COMPLETE):
+        turn = reasons.turn(Reason(row.code), row.params or {}, se_names(conn)) if row.code else "nobody"
+        for one in found:  # nobody looks at them
+            if one["state"] == BlockState.CLOSED and one["replica"] is one["code"] is None:
+                one |= {"sentence": view["reason"], "turn": turn}
     moves = conn.execute(SUBSCRIPTION_MOVES, {"subscription_id": subscription_id})
     return {
         **view,
-        "block_list": blocks_at(conn, row.dataset_id, row.se_id, only=row.block_id),
+        "block_list": found,
         "history": [
             {"from": plain(one.frm), "to": one.dst.value, **record(one, "at", "actor", "code")}
             for one in moves

@@ -60,8 +60,8 @@ def test_both_forms_say_the_same() -> None:
         ('{"lfn": "/store/b\\n", "bytes": 1, "adler32": "00000001"}', "is no LFN"),
         ('{"lfn": "/store/b\\u0000", "bytes": 1, "adler32": "00000001"}', "is no LFN"),
         ('{"lfn": "/store/' + "x" * 9_900 + '", "bytes": 1, "adler32": "00000001"}', "too long"),
-        ('{"lfn": "/store/' + "x" * 10_000 + '", "bytes": 1, "adler32": "00000001"}', "longer than 10,000"),
-        (as_json(adler32=None), "its checksum is None"),
+        ('{"lfn": "/store/' + "x" * 100_000 + '", "bytes": 1, "adler32": "00000001"}', "longer than 100,000"),
+        (as_json(adler32=None), "it has no checksum"),
         (as_json(adler32="xyz"), "its checksum is 'xyz'"),
         (as_json(adler32=10), "its checksum is 10"),
         (as_json(adler32=None, checksum="md5:d41d8cd98f00b204"), "its checksum is 'md5:"),
@@ -83,7 +83,7 @@ def test_both_forms_say_the_same() -> None:
         (as_json(dataset=3), "its dataset is no name"),
         (as_json(color="red"), "no field 'color'"),
         ('{"lfn": 3}', "names no lfn"),
-        ('{"bytes": 3, "bytes": 4}', "not JSON"),
+        ('{"bytes": 3, "bytes": 4}', "'bytes' twice"),
         ('{"bytes": NaN}', "not JSON"),
         ('{"bytes": ' + "9" * 9000 + "}", "not JSON"),
         ('{"a":' * 1500 + "1" + "}" * 1500, "not JSON"),
@@ -119,6 +119,31 @@ def test_tables_at_fault(text: str, where: str, says: str) -> None:
     fault, *rest = faults(text)
     assert (fault.where, rest) == (where, [])
     assert says in fault.what
+
+
+def test_the_rest_of_a_line_that_is_too_long_is_no_line() -> None:
+    text = as_json() + "\n" + as_json(dataset="x" * 3 * listing.LINE_MAX) + "\n" + as_json(bytes=-1) + "\n"
+    stream = io.BytesIO(text.encode())
+    found = list(listing.parse(iter(lambda: stream.readline(listing.LINE_MAX + 1), b"")))
+    told = [(one.where, one.what) for one in found if isinstance(one, Fault)]
+    assert told == [
+        ("line 2", "it is longer than 100,000 bytes"),
+        ("line 3", "its bytes are -1, no number from 0 to 9007199254740992"),
+    ]
+
+
+def test_a_file_may_have_many_parents() -> None:
+    parents = [f"/store/raw/Run2026A/MinBias/RAW/v1/000/file_{n}.root" for n in range(1000)]
+    (portion,) = read(as_json(parents=parents))
+    assert isinstance(portion, Portion)
+    assert [parent for _, parent in portion.parents] == parents
+
+
+@pytest.mark.parametrize("given", [{"adler32": "adler32:0000000a"}, {"checksum": "adler32:0000000a"}])
+def test_a_checksum_may_name_its_kind(given: dict[str, str]) -> None:
+    (portion,) = read(json.dumps({"lfn": "/store/a/x.root", "bytes": 1, **given}))
+    assert isinstance(portion, Portion)
+    assert portion.batch.adler32 == [10]
 
 
 def test_what_is_not_text_is_refused() -> None:

@@ -83,7 +83,7 @@ VALUES = {
         '"/store/aod/x_1.root"',
         "/store/no/*",
     ],
-    "energy": ["7.7", "8", '"7.7"', "high", "hi*", "200"],
+    "energy": ["7.7", "8", '"7.7"', "high", "hi*", "*", "200"],
     "collision": ["AuAu", "*u", "pp", "50"],
 }
 ORDERED = {

@@ -223,7 +223,7 @@ def test_a_list_and_a_directory_are_imported(place: Path, shelf: Shelf) -> None:
     [
         ("lfn,bytes,adler32\n/store/x,-1,00000001\n", 2, "line 2: its bytes are '-1'"),
         ('{"lfn": "/store/x", "bytes": 1, "checksum": "md5:00"}', 2, "line 1: its checksum"),
-        ("", 2, "lists no file"),
+        ("", 2, "there is no file in"),
         (None, 2, "there is no file"),
     ],
 )

@@ -168,7 +168,7 @@ def test_every_fault_is_told_with_its_line_and_nothing_is_written(desk: Desk) ->
         ),
         ([file(0, dataset=DST), file(0, dataset=AOD)], "line 2: /store/raw/f0.root was given before"),
         ([file(0), {**file(1), "lfn": "/store/raw/../f"}], "line 2: '/store/raw/../f' is no LFN"),
-        ([], "lists no file"),
+        ([], "there is no file in"),
     ],
 )
 def test_what_cannot_be_registered_leaves_nothing(desk: Desk, rows: list[dict[str, Any]], says: str) -> None:

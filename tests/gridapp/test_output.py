@@ -148,3 +148,8 @@ def test_an_empty_list_in_a_pipe_is_a_document() -> None:
 def test_errors_are_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     output.complain("no\x1b[2J such\nthing", "look elsewhere")
     assert capsys.readouterr() == ("", "error: no such thing\nhint: look elsewhere\n")
+    output.complain("line 1: no LFN", "line 2: no LFN\nnothing was written")
+    assert capsys.readouterr() == (
+        "",
+        "error: line 1: no LFN\nhint: line 2: no LFN\n      nothing was written\n",
+    )
