@@ -56,7 +56,7 @@ def check_lfn(text: str) -> LFN:
 def _no_lfn(text: str) -> str:
     """What is wrong with it, for people."""
     if odd := _NOT_IN_LFNS.search(text):
-        return f"it has {odd[0]!r} in it, and only letters, digits, '.', '_' and '-' may stand between slashes"
+        return f"it has {odd[0]!r} in it; letters, digits, '.', '_' and '-' may stand between slashes"
     if not text.startswith("/store/"):
         return "it does not begin with /store/"
     if ".." in text:

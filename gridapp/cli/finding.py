@@ -32,7 +32,7 @@ def find(place: Place, query: tuple[str, ...], after: str, limit: int) -> list[R
         output.say(f"there are more: --after {found['after']}")
     datasets: list[Record] = found["datasets"]
     if not datasets and not after:
-        output.say("none is like this; upper and lower case count, and `tierflow dataset fields` has the fields")
+        output.say("none is like this; upper and lower case count; the fields: tierflow dataset fields")
     return datasets
 
 

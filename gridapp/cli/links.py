@@ -59,6 +59,7 @@ def link_show(place: Place, src: str, dst: str) -> Record:
 @click.pass_obj
 def link_set(
     place: Place,
+    /,
     src: str,
     dst: str,
     window: int | None,

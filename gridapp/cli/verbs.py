@@ -105,7 +105,12 @@ limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many."
 )
 blocks_option = click.option(
-    "--blocks", "limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many."
+    "--blocks",
+    "limit",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    show_default=True,
+    help="At most so many of its blocks.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be changed.")
 json_option = click.option("--json", is_flag=True, help="JSON on a terminal too.")

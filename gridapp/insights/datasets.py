@@ -20,7 +20,7 @@ def datasets(conn: Connection, pattern: str = "*", limit: int = LIMIT) -> list[d
 
 
 def dataset(conn: Connection, name: str, limit: int = LIMIT) -> dict[str, Any]:
-    """One dataset with its first blocks, who holds them and who subscribed. Raises NotFound with near names."""
+    """One dataset, its first blocks, who has them, who subscribed. Raises NotFound with near names."""
     found = facts(conn, name)
     wanted = deliveries.subscriptions_of(conn, found["id"])
     return {**found, "subscriptions": wanted, "block_list": blocks.blocks(conn, name, limit=limit)}
