@@ -56,6 +56,7 @@ def _held(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 _PARENT = data_file.alias("parent")
 _OPEN = block.c.state == BlockState.OPEN
 _COMPLETE = block_replica.c.state == ReplicaState.COMPLETE
+_STAYS = block_replica.c.delete_at.is_(None)
 _AT_ORIGIN = block_replica.c.se_id == block.c.origin_se_id
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -107,6 +108,13 @@ INVARIANTS: tuple[Invariant, ...] = (
         "lost block",
         "every closed block has a COMPLETE replica",
         select(block.c.id).where(block.c.state == BlockState.CLOSED, ~_held(_COMPLETE)),
+    ),
+    Invariant(
+        "block to go",
+        "of a closed block a COMPLETE replica is to stay",
+        select(block.c.id).where(
+            block.c.state == BlockState.CLOSED, ~_held(_COMPLETE, block_replica.c.delete_at.is_(None))
+        ),
     ),
     Invariant(
         "closing time",
@@ -167,6 +175,11 @@ INVARIANTS: tuple[Invariant, ...] = (
         .outerjoin_from(file_parent, data_file, data_file.c.id == file_parent.c.file_id)
         .outerjoin(_PARENT, _PARENT.c.id == file_parent.c.parent_id)
         .where(or_(data_file.c.id.is_(None), _PARENT.c.id.is_(None))),
+    ),
+    Invariant(
+        "lumis of a block",
+        "what a block knows of a run reaches as far as the lumis of its files",
+        recount.SPANS,
     ),
     Invariant(
         "lumi range",

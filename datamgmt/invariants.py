@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, link
 from datamgmt import charging, linkqueues, recount, transit
+from datamgmt.deletion_states import DeletionState
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
+from datamgmt.tables import ALL_QUEUED, block_dest, deletion, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
 from gridcore.db.invariants import Invariant
 
@@ -31,6 +33,12 @@ _OTHER = block_replica.alias("other")
 _SAME_ROW = and_(block_dest.c.block_id == transfer.c.block_id, block_dest.c.se_id == transfer.c.dst_se_id)
 _REPAIRED = exists().where(_SAME_ROW, block_dest.c.repair == 1)
 _LINKED = exists().where(link.c.src_se_id == block_dest.c.src_se_id, link.c.dst_se_id == block_dest.c.se_id)
+_NEVER = literal(datetime.fromtimestamp(0, UTC), block_replica.c.delete_at.type)
+_APPROVED = and_(
+    deletion.c.block_id == block_replica.c.block_id,
+    deletion.c.se_id == block_replica.c.se_id,
+    deletion.c.state == DeletionState.APPROVED,
+)
 _COPYING_HERE = block_replica.c.state == ReplicaState.COPYING
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -166,6 +174,32 @@ INVARIANTS: tuple[Invariant, ...] = (
                 ),
                 and_(block_dest.c.subscription_id.is_not(None), block_dest.c.transit_for_id.is_not(None)),
             )
+        ),
+    ),
+    Invariant(
+        "repair of nothing",
+        "only a replica that is complete is repaired",
+        select(block_dest.c.block_id, block_dest.c.se_id).where(
+            block_dest.c.repair == 1,
+            ~_replica_at(ReplicaState.COMPLETE, block_dest.c.block_id, block_dest.c.se_id),
+        ),
+    ),
+    Invariant(
+        "deletion of nothing",
+        "a deletion is under way while its replica is",
+        select(deletion.c.id).where(
+            deletion.c.state == DeletionState.DELETING,
+            ~_replica_at(ReplicaState.DELETING, deletion.c.block_id, deletion.c.se_id),
+        ),
+    ),
+    Invariant(
+        "replica to go",
+        "a complete replica is to go exactly while its deletion is approved, and when that says",
+        select(block_replica.c.block_id, block_replica.c.se_id)
+        .outerjoin_from(block_replica, deletion, _APPROVED)
+        .where(
+            block_replica.c.state == ReplicaState.COMPLETE,
+            func.coalesce(block_replica.c.delete_at, _NEVER) != func.coalesce(deletion.c.due_at, _NEVER),
         ),
     ),
     Invariant(

@@ -16,6 +16,7 @@ from catalogs.replicas import Begin
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block, block_replica, file_exception, invalid_file
 from datamgmt import deletion, repairs
+from datamgmt.deletion import Asker
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer
 from gridcore.db import Database
@@ -132,7 +133,8 @@ def test_a_replica_under_repair_may_go(grid: DataGrid, worker: Worker) -> None:
 
 def test_what_is_to_go_is_not_repaired(grid: DataGrid) -> None:
     spoil(grid, "B", 2)
-    grid.do(lambda conn, now: replicas.set_leaving_all(conn, [(1, grid.ids["B"])], now))
+    by, going = Asker("admin", "physics", decides=True), [(1, grid.ids["B"])]
+    grid.do(lambda conn, now: deletion.ask_all(conn, [1], going, by, now, undelete=timedelta(hours=1)))
     assert arrange(grid) == 0
 
 

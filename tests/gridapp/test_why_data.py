@@ -391,9 +391,11 @@ def subscribed(story: Story) -> str:
 def last_replica(story: Story) -> str:
     story.copied()
     what = story.delete("B")
-    state = update(block_replica).where(block_replica.c.se_id == 1).values(delete_at=story.grid.clock.now())
-    story.grid.do(lambda conn, _: conn.execute(state))
+    other = update(block_replica).where(block_replica.c.se_id == 1)
+    going = other.values(delete_at=story.grid.clock.now())
+    story.grid.do(lambda conn, _: conn.execute(going))
     story.carry_out()
+    story.grid.do(lambda conn, _: conn.execute(other.values(delete_at=None)))
     return what
 
 

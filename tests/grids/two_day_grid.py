@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,8 +21,9 @@ from agents.janitor import Janitor
 from agents.router import Router
 from agents.runtime.agent import Agent, Context, own_lease
 from agents.transfer_agent import SHARD, TransferAgent
-from catalogs import bookkeeping, registration, sites
+from catalogs import bookkeeping, exceptions, registration, sites
 from catalogs.bookkeeping import BlockPolicy
+from catalogs.exceptions import FileFault
 from catalogs.filebatch import NewFile
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
@@ -83,6 +85,8 @@ class TwoDayGrid:
         }
         self.settings = settings.load(overrides=values, environ={})
         self.datasets: dict[str, int] = {}
+        self.did: Counter[str] = Counter()
+        """What the agents say they have done."""
         database.transaction(self._topology)
         self.agents = self._agents(seed)
         self.held = self._leases()
@@ -136,7 +140,37 @@ class TwoDayGrid:
 
     def lose_file(self, name: str, number: int, at: str) -> None:
         """A file of a dataset goes from a storage, unnoticed."""
-        del self.tool.files[f"/{at}/data{name}/f{number}.root"]
+        self.tool.files.pop(pfn(at, lfn(name, number)), None)
+
+    def spoil_file(self, name: str, number: int, at: str) -> bool:
+        """A byte of a file on a storage changes, unnoticed; whether it was there."""
+        where = pfn(at, lfn(name, number))
+        if where not in self.tool.files:
+            return False
+        size, adler32 = self.tool.files[where]
+        self.tool.put(where, size, adler32 ^ 1)
+        return True
+
+    def report_bad(self, name: str, number: int, at: str) -> None:
+        """A byte of a file changes, and somebody says so."""
+        if not self.spoil_file(name, number, at):
+            return
+
+        def unit(conn: Connection) -> None:
+            row = bookkeeping.file_by_lfn(conn, lfn(name, number))
+            assert row is not None
+            bad = {row.id: FileFault.BAD}
+            exceptions.add(conn, row.block_id, self.ids[at], bad, self.clock.now(), actor="anna")
+
+        self.database.transaction(unit)
+
+    def heal(self) -> None:
+        """All storages and links are well, and there is room for everything."""
+        self.tool.failing.clear()
+        self.tool.silent.clear()
+        self.tool.full.clear()
+        lift = [update(quota).values(limit_value=10**18), update(se).values(space_bytes=None)]
+        self.database.transaction(lambda conn: [conn.execute(one) for one in lift])
 
     # --- the agents ------------------------------------------------------------------------------
 
@@ -155,7 +189,7 @@ class TwoDayGrid:
         router = Router(self.context())
         router._random = random.Random(seed)
         metered = partial(Meter, self.clock, self.tool, streams=4, step_s=self.size.step_s)
-        pulling = [TransferAgent(self.context(metered(se=name)), tools) for name in SES if name != "T0"]
+        pulling = [TransferAgent(self.context(metered(se=name)), tools) for name in SES]
         return [BlockManager(self.context()), router, *pulling, Deleter(self.context(), tools)]
 
     def _leases(self) -> dict[str, Lease]:
@@ -171,10 +205,10 @@ class TwoDayGrid:
 
     def step(self) -> None:
         """One cycle of each agent; then time goes on."""
-        pulling = iter(name for name in SES if name != "T0")
+        pulling = iter(SES)
         for agent in self.agents:
             name = SHARD + next(pulling) if isinstance(agent, TransferAgent) else own_lease(agent.name)
-            agent.cycle({name: self.held[name]})
+            self.did.update(agent.cycle({name: self.held[name]}))
         self.clock.advance(self.size.step_s)
 
     def tidy(self) -> None:
@@ -182,7 +216,7 @@ class TwoDayGrid:
         janitor = Janitor(self.context())
         for agent in (*self.agents, janitor):
             for duty in agent.duties():
-                duty.act(self.held[own_lease(agent.name)])
+                self.did.update(duty.act(self.held[own_lease(agent.name)]))
 
     def close(self) -> None:
         for agent in self.agents:
@@ -209,20 +243,30 @@ class TwoDayGrid:
         self.datasets[name] = self.database.transaction(unit)
 
     def _file(self, name: str, at: str, number: int) -> NewFile:
-        lfn = f"/store/data{name}/f{number}.root"
-        adler32 = zlib.adler32(lfn.encode())
+        adler32 = zlib.adler32(lfn(name, number).encode())
         size = self.size.file_bytes - self.random.randrange(self.size.file_bytes // 4)
-        self.tool.put(f"/{at}/{lfn.removeprefix('/store/')}", size, adler32)
-        return NewFile(lfn=lfn, bytes=size, adler32=adler32)
+        self.tool.put(pfn(at, lfn(name, number)), size, adler32)
+        return NewFile(lfn=lfn(name, number), bytes=size, adler32=adler32)
 
-    def subscribe(self, name: str, se_name: str, **terms: Any) -> int:
-        """A subscription decided at once; `terms` as of `asking.Order`."""
+    def subscribe(self, name: str, se_name: str, *, decided_by: str | None = "anna", **terms: Any) -> int:
+        """A subscription, decided at once unless nobody has; `terms` as of `asking.Order`."""
         key = self.keys.one("subscription")
         who = {"requester": "anna", "group": GROUP}
         order = Order(dataset_id=self.datasets[name], se_id=self.ids[se_name], **who, **terms)
         return self.database.transaction(
-            lambda conn: asking.subscribe(conn, key, order, self.clock.now(), "anna")
+            lambda conn: asking.subscribe(conn, key, order, self.clock.now(), decided_by)
         )
+
+    def decide(self, key: int, *, approved: bool) -> None:
+        """Somebody of the site says yes or no."""
+        self.database.transaction(
+            lambda conn: asking.decide(conn, key, "admin", self.clock.now(), approved=approved)
+        )
+
+    def block_of(self, name: str) -> int:
+        """The first block of a dataset."""
+        found = select(block.c.id).where(block.c.dataset_id == self.datasets[name]).order_by(block.c.id)
+        return int(self.rows(found.limit(1))[0].id)
 
     def unsubscribe(self, key: int) -> None:
         """What has arrived stays."""
@@ -234,8 +278,8 @@ class TwoDayGrid:
         until = now + timedelta(hours=hours)
         self.database.transaction(lambda conn: subscriptions.suspend(conn, key, "anna", now, until))
 
-    def delete(self, name: str, se_name: str) -> None:
-        """Have all replicas of a dataset away from an SE, but for those that must stay."""
+    def delete(self, name: str, se_name: str) -> list[int]:
+        """Have all replicas of a dataset away from an SE, but for those that must stay; the deletions."""
         held = (
             select(block_replica.c.block_id)
             .join_from(block_replica, block)
@@ -249,18 +293,26 @@ class TwoDayGrid:
         keys = self.keys.take("deletion", len(wanted))
         window = timedelta(seconds=self.settings.deletion.undelete_s)
         by = Asker("anna", GROUP, decides=True)
-        self.database.transaction(
+        asked = self.database.transaction(
             lambda conn: deletion.ask_all(conn, keys, wanted, by, self.clock.now(), undelete=window)
         )
+        return list(asked.ids.values())
+
+    def undelete(self, keys: Sequence[int]) -> None:
+        """Take back what has not begun."""
+        self.database.transaction(lambda conn: deletion.undo(conn, keys, "anna", self.clock.now()))
 
     def limit(self, se_name: str, n_bytes: int) -> None:
         """What the group may keep at the SE's site."""
-        row = {
-            "id": self.keys.one("quota"),
-            "owner": f"space:{site_name(se_name)}:{GROUP}",
-            "limit_value": n_bytes,
-            "used_value": 0,
-        }
+        self._limit(f"space:{site_name(se_name)}:{GROUP}", n_bytes)
+
+    def limit_transit(self, se_name: str, n_bytes: int) -> None:
+        """What may pass through the SE at once."""
+        self._limit(f"transit:{se_name}", n_bytes)
+
+    def _limit(self, owner: str, n_bytes: int) -> None:
+        key = self.keys.one("quota")
+        row = {"id": key, "owner": owner, "limit_value": n_bytes, "used_value": 0}
         self.database.transaction(lambda conn: insert_rows(conn, quota, [row]))
 
     # --- what is seen ----------------------------------------------------------------------------
@@ -281,6 +333,16 @@ class TwoDayGrid:
         return hashlib.sha256(repr([tuple(row) for row in seen]).encode()).hexdigest()
 
 
+def lfn(name: str, number: int) -> str:
+    """The name of a file of a dataset."""
+    return f"/store/data{name}/f{number}.root"
+
+
+def pfn(at: str, name: str) -> str:
+    """Where an SE keeps an LFN."""
+    return f"/{at}/{name.removeprefix('/store/')}"
+
+
 def site_name(name: str) -> str:
     """T1_A_Tape is at T1_XX_A, T0 at T0_XX_Cern."""
     tier, _, rest = name.partition("_")
@@ -293,8 +355,9 @@ def tfc(result: str, pattern: str = "/store/(.*)") -> str:
 
 
 def _links() -> Sequence[tuple[str, str, float]]:
-    """T0 to the T1s, these among each other, each to its T2s and back, and to the others' from afar."""
-    found = [("T0", one, 1.0) for one in T1S]
+    """T0 to the T1s and, from afar, back; these among each other, each to its T2s and back, and to the
+    others' from afar."""
+    found = [("T0", one, 1.0) for one in T1S] + [(one, "T0", 4.0) for one in T1S]
     found += [(one, other, 1.0) for one in T1S for other in T1S if one != other]
     found += [("T1_A", TAPE, 1.0), (TAPE, "T1_A", 2.0)]
     for region, names in REGIONS.items():
