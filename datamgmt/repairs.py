@@ -144,11 +144,19 @@ _ARRIVED = exists().where(
 )
 
 
+_GIVEN_UP = exists().where(
+    invalid_file.c.file_id == file_exception.c.file_id, invalid_file.c.code == InvalidCode.LOST
+)
+
+
 def _lost(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Files with a fault wherever their block is complete, none of it found lately."""
+    """Files with a fault wherever their block is complete, none of it found lately.
+
+    Those nobody shall read too: else copies of their blocks would wait for them forever.
+    """
     return (
         select(file_exception.c.file_id, file_exception.c.block_id)
-        .where(~_INVALID, ~_good_elsewhere(), ~_ARRIVED, *conditions)
+        .where(~_GIVEN_UP, ~_good_elsewhere(), ~_ARRIVED, *conditions)
         .group_by(file_exception.c.file_id, file_exception.c.block_id)
         .having(func.max(file_exception.c.at) <= bindparam("before", type_=file_exception.c.at.type))
         .order_by(file_exception.c.file_id)

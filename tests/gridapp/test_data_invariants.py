@@ -153,7 +153,7 @@ def _grid(database: Database) -> DataGrid:
         grid.do(lambda conn, _, key=number, of=owner: quotas.put(conn, key, of, 10**6))
     grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, B), Begin(1, C)], now))
-    grid.do(lambda conn, now: replicas.complete_all(conn, C, {1: 2}, now))
+    grid.do(lambda conn, now: replicas.complete_all(conn, {(1, C): 2}, now))
     grid.produce(1, first=2, close=False)
     grid.wish_away("A", "/store/unmerged/left.root")
     return grid

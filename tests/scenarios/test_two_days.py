@@ -4,7 +4,7 @@ delivered once all is well again."""
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,6 @@ from two_days import Days
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block_replica, file_exception, invalid_file
 from datamgmt.deletion_states import DeletionState
-from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, deletion, route_history, route_via, subscription, transfer
 from gridapp.insights.why import why
@@ -26,7 +25,7 @@ from gridcore.db import Database
 from gridcore.tables import quota
 
 WHOLE = Size()
-SMALL = Size(datasets=10, blocks=2, files=2, step_s=1800.0)
+SMALL = Size(datasets=8, blocks=2, files=2, step_s=3600.0)
 #: What nobody has to do anything about.
 ENDED = {SubscriptionState.COMPLETE, SubscriptionState.REMOVED, SubscriptionState.DENIED}
 #: Hours after which all that is well again must be delivered.
@@ -93,13 +92,21 @@ def happened(grid: TwoDayGrid) -> dict[str, int]:
         "repairs": grid.did["repairs"],
         "lost": count(invalid_file.c.code == InvalidCode.LOST),
         "several hops": count(block_replica.c.hops > 1),
-        "gone round": count(route_history.c.code == Reason.HOP_EXCLUDED),
+        "rerouted": len(_rerouted(grid)),
         "failures": grid.did["failed"],
         "deleted": count(deletion.c.state == DeletionState.DELETED),
         "undone": count(deletion.c.state == DeletionState.UNDONE),
         "denied": count(subscription.c.state == SubscriptionState.DENIED),
         "custodial": count(block_replica.c.custodial == 1, at_tape),
     }
+
+
+def _rerouted(grid: TwoDayGrid) -> set[tuple[int, int]]:
+    """The replicas for which the router has had several ways."""
+    ways: dict[tuple[int, int], set[tuple[int, ...]]] = defaultdict(set)
+    for row in grid.rows(select(route_history.c.block_id, route_history.c.se_id, route_history.c.path)):
+        ways[row.block_id, row.se_id].add(tuple(row.path or ()))
+    return {key for key, paths in ways.items() if len(paths - {()}) > 1}
 
 
 @contextmanager
