@@ -301,6 +301,13 @@ _TEXTS: Mapping[Reason, _Text] = {
         "tierflow deletion list",
     ),
 }
+#: Whose turn it may be without any person.
+_AGENTS = frozenset(
+    (
+        *("nobody", "the jobs", "the router", "the transfer agent", "the transfer tool"),
+        *("the block manager", "the deleter"),
+    )
+)
 _SE_KEYS = frozenset(
     ("src", "dst", "hop_dst", "link_src", "link_dst", "se", "sources", "path", "holders", "links")
 )
@@ -337,6 +344,11 @@ def render(code: Reason, params: Mapping[str, object], names: Mapping[int, str] 
 def turn(code: Reason, params: Mapping[str, object], names: Mapping[int, str] | None = None) -> str:
     """Who can make it go on."""
     return _written(_TEXTS[code].turn, _Filled(_texts(params, names or {})))
+
+
+def is_person(turn: str | None) -> bool:
+    """Whether somebody has to act, and not an agent, where it is so."""
+    return turn is not None and turn not in _AGENTS
 
 
 def cure(code: Reason, params: Mapping[str, object], names: Mapping[int, str] | None = None) -> str | None:

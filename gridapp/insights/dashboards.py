@@ -1,4 +1,4 @@
-"""What the pages of the data half show: deliveries by group, the quality of links.
+"""Deliveries at a glance: what is there of each subscription, what it waits for, and whose turn it is.
 
 Each question is bounded: a page of rows by key, counters instead of what they count, and of many wanted
 replicas the first ones.
@@ -8,30 +8,31 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, select
+from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, or_, select
 
 from catalogs.states import ReplicaState
-from catalogs.tables import block, block_replica, dataset, holding, link, se
+from catalogs.tables import block, block_replica, dataset, holding, se
+from datamgmt import reasons
+from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.tables import block_dest, link_bin, subscription
+from datamgmt.tables import block_dest, subscription, transfer
+from gridapp.insights import waits
 from gridapp.insights.deliveries import sentence
 from gridapp.insights.topology import se_names
 from gridapp.insights.values import KEY_MAX, iso, plain, record
 from gridcore.db import dbnow
 from gridcore.db.idlists import within
+from gridcore.db.statements import one_of
 
-#: Rows of a page, and wanted replicas looked at for what they wait for.
-PAGE, WAITING = 40, 20_000
-#: Over which the quality of links is told.
-LOOK_BACK = timedelta(hours=24)
+#: Rows of a page; wanted replicas looked at for what they wait for, and for how their copies fail.
+PAGE, WAITING, MOVING = 40, 20_000, 500
+#: States in which something is still to be said or done.
+UNDER_WAY = (SubscriptionState.ASKED, SubscriptionState.ACTIVE, SubscriptionState.SUSPENDED)
 
 _N = bindparam("n", type_=Integer)
 _BEFORE = bindparam("before", type_=BigInteger)
-
-# --- deliveries --------------------------------------------------------------------------------------
 
 _SUBJECT = and_(
     block_replica.c.block_id == subscription.c.block_id, block_replica.c.se_id == subscription.c.se_id
@@ -61,14 +62,21 @@ _SUBSCRIBED = (
     .outerjoin(block, block.c.id == subscription.c.block_id)
     .outerjoin(block_replica, _SUBJECT)
 )
-SUBSCRIBED = _SUBSCRIBED.where(subscription.c.id < _BEFORE).order_by(subscription.c.id.desc()).limit(_N)
-SUBSCRIBED_FOR = (
-    _SUBSCRIBED.where(subscription.c.id < _BEFORE, subscription.c.acct_group == bindparam("of_group"))
+SUBSCRIBED = (
+    _SUBSCRIBED.where(
+        subscription.c.id < _BEFORE, subscription.c.state.in_(bindparam("states", expanding=True))
+    )
     .order_by(subscription.c.id.desc())
     .limit(_N)
 )
+SUBSCRIBED_FOR = SUBSCRIBED.where(subscription.c.acct_group == bindparam("of_group"))
 SUBSCRIBED_OF = (
-    _SUBSCRIBED.where(subscription.c.dataset_id == bindparam("of_dataset")).order_by(se.c.name).limit(_N)
+    _SUBSCRIBED.where(
+        subscription.c.dataset_id == bindparam("of_dataset"),
+        subscription.c.state != SubscriptionState.REMOVED,
+    )
+    .order_by(se.c.name)
+    .limit(_N)
 )
 STATES = select(subscription.c.acct_group, subscription.c.state, func.count().label("n")).group_by(
     subscription.c.acct_group, subscription.c.state
@@ -93,76 +101,156 @@ WAITS = (
 SAID = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.code, block_dest.c.params).where(
     within(block_dest.c.block_id)
 )
+_GOING = (
+    select(
+        *(block_dest.c[name] for name in ("subscription_id", "block_id", "se_id")),
+        func.coalesce(block_dest.c.via_se_id, block_dest.c.se_id).label("stop_id"),
+    )
+    .where(within(block_dest.c.subscription_id), one_of(block_dest.c.code, waits.GOING))
+    .limit(_N)
+    .subquery("going")
+)
+#: The newest of the failing copies of each block on its way.
+_NEWEST = (
+    select(_GOING.c.subscription_id, func.max(transfer.c.id).label("id"))
+    .join_from(_GOING, transfer, transfer.c.block_id == _GOING.c.block_id)
+    .where(
+        or_(transfer.c.dst_se_id == _GOING.c.stop_id, transfer.c.dst_se_id == _GOING.c.se_id),
+        transfer.c.error_class.is_not(None),
+        one_of(transfer.c.state, waits.FAILING),
+    )
+    .group_by(_GOING.c.subscription_id, _GOING.c.block_id)
+    .subquery("newest")
+)
+FAILING = (
+    select(_NEWEST.c.subscription_id, func.count().label("n"), func.max(_NEWEST.c.id).label("id"))
+    .join_from(_NEWEST, transfer, transfer.c.id == _NEWEST.c.id)
+    .group_by(_NEWEST.c.subscription_id, transfer.c.dst_se_id, transfer.c.error_class)
+    .order_by(_NEWEST.c.subscription_id, func.count().desc())
+)
 
 
 def deliveries(
-    conn: Connection, before: int = KEY_MAX, group: str | None = None, limit: int = PAGE
+    conn: Connection,
+    before: int = KEY_MAX,
+    group: str | None = None,
+    states: Sequence[SubscriptionState] | None = None,
+    limit: int = PAGE,
 ) -> dict[str, Any]:
-    """Subscriptions by group, newest first: {at, states, groups: [{group, states, list}], known, before}.
+    """Subscriptions in these states by group: {at, states, under_way, groups: [{group, states, list}], known,
+    turns, before}; those first that wait for a person, the newest first.
 
+    Without states: those under way, or all where none is.
     Each has what is there of what there is (`percent` None where that is not known), `eta_p50`, `eta_p90`,
-    and `waits`: what its blocks wait for, `n` of them each. `before` is the key the next page begins below.
+    whose `turn` it is (None: there is nothing to do), and `waits`: what its blocks wait for, `n` of them
+    each. `turns` counts the listed ones by turn. `before` is the key the next page begins below.
     """
+    counts = counted(conn)
+    here = sum(counts.values(), Counter()) if group is None else counts.get(group, Counter())
+    under_way = states is None and any(here[state] for state in UNDER_WAY)
     statement = SUBSCRIBED if group is None else SUBSCRIBED_FOR
-    binds = {"before": before, "n": limit + 1} | ({} if group is None else {"of_group": group})
-    rows = conn.execute(statement, binds).all()
+    shown = states or (UNDER_WAY if under_way else tuple(SubscriptionState))
+    binds = {"before": before, "n": limit + 1, "states": shown}
+    rows = conn.execute(statement, binds | ({} if group is None else {"of_group": group})).all()
     told = _told(conn, rows[:limit])
-    counts = _states(conn)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in told:
+    for one in sorted(told, key=lambda one: not one["person"]):
         groups[one["group"]].append(one)
     return {
         "at": iso(dbnow(conn)),
-        "states": plain(sum(counts.values(), Counter())),
+        "states": {state.value: here[state] for state in SubscriptionState if here[state]},
+        "under_way": under_way,
         "groups": [
             {"group": name, "states": plain(counts[name]), "list": groups[name]} for name in sorted(groups)
         ],
         "known": sorted(counts),
+        "turns": _turns(told),
         "before": rows[limit - 1].id if len(rows) > limit else None,
     }
 
 
+def recent(conn: Connection, limit: int) -> list[dict[str, Any]]:
+    """Subscriptions under way, newest first, and as many others as make up so many."""
+    ended = [state for state in SubscriptionState if state not in UNDER_WAY]
+    rows: list[Any] = []
+    for states in (UNDER_WAY, ended):
+        rows += conn.execute(SUBSCRIBED, {"before": KEY_MAX, "n": limit - len(rows), "states": states}).all()
+    return _told(conn, rows)
+
+
 def deliveries_of(conn: Connection, dataset_id: int, limit: int = PAGE) -> list[dict[str, Any]]:
-    """The same of one dataset, by storage element."""
+    """The same of one dataset, by storage element, without those removed."""
     return _told(conn, conn.execute(SUBSCRIBED_OF, {"of_dataset": dataset_id, "n": limit}).all())
 
 
-def _states(conn: Connection) -> dict[str, Counter[SubscriptionState]]:
+def counted(conn: Connection) -> dict[str, Counter[SubscriptionState]]:
+    """How many subscriptions each group has in each state."""
     found: dict[str, Counter[SubscriptionState]] = defaultdict(Counter)
     for row in conn.execute(STATES):
         found[row.acct_group][row.state] += row.n
     return found
 
 
+def _turns(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Who is waited for by how many, persons first. Pure."""
+    found = Counter((one["turn"], one["person"]) for one in told if one["turn"])
+    rows = [{"turn": turn, "person": person, "n": n} for (turn, person), n in found.items()]
+    return sorted(rows, key=lambda one: (not one["person"], -one["n"], one["turn"]))
+
+
 def _told(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     names = se_names(conn)
     live = [row.id for row in rows if row.state is SubscriptionState.ACTIVE]
-    waits = _waits(conn, live, names)
-    return [_delivery(row, waits.get(row.id, []), names) for row in rows]
+    lines = _waits(conn, live, names) if live else {}
+    return [_delivery(row, lines.get(row.id, []), names) for row in rows]
 
 
 def _waits(conn: Connection, ids: Sequence[int], names: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
-    """{subscription: what its blocks wait for, most of them first, with the sentence of one}."""
-    if not ids:
-        return {}
+    """{subscription: what its blocks wait for}: how copies fail, then what was said of most of them."""
     rows = conn.execute(WAITS, {"ids": ids, "n": WAITING}).all()
-    said = {
-        (one.block_id, one.se_id): one
-        for one in conn.execute(SAID, {"ids": sorted({row.block_id for row in rows})})
-    }
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    blocks = {"ids": sorted({row.block_id for row in rows})}
+    said = {(one.block_id, one.se_id): one for one in conn.execute(SAID, blocks)}
+    found = _failing(conn, ids, names)
+    failing = {key: sum(one["n"] for one in lines) for key, lines in found.items()}
     for row in rows:
         one = said.get((row.block_id, row.se_id))
         params = one.params if one is not None and one.code == row.code else None
-        told = sentence(row.code, params, names) if params is not None else None
-        found[row.subscription_id].append({"code": row.code, "n": row.n, "sentence": told})
+        n = row.n - failing.get(row.subscription_id, 0) if row.code in waits.GOING else row.n
+        if n > 0:
+            found[row.subscription_id].append({"n": n, **_line(row.code, params, names)})
     return found
 
 
-def _delivery(row: Any, waits: list[dict[str, Any]], names: Mapping[int, str]) -> dict[str, Any]:
+def _failing(
+    conn: Connection, ids: Sequence[int], names: Mapping[int, str]
+) -> dict[int, list[dict[str, Any]]]:
+    """Of blocks on their way, how many have copies that fail alike, and the last of these copies."""
+    rows = conn.execute(FAILING, {"ids": ids, "n": MOVING}).all()
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    samples = {}
+    if rows:
+        samples = {one.id: one for one in conn.execute(waits.FAILURE, {"ids": sorted({r.id for r in rows})})}
+    for row in rows:
+        if sample := samples.get(row.id):
+            lines = [_line(code, params, names) for code, params in waits.failure(conn, sample)]
+            acts = next((one["turn"] for one in lines if reasons.is_person(one["turn"])), lines[0]["turn"])
+            found[row.subscription_id].append({"n": row.n, **lines[0], "turn": acts})
+    return found
+
+
+def _line(code: str | None, params: Mapping[str, Any] | None, names: Mapping[int, str]) -> dict[str, Any]:
+    """A reason in words, with whose turn it is; without its facts, or of another release, the code alone."""
+    if params is None or code not in tuple(Reason):
+        return {"code": code, "sentence": None, "turn": None}
+    turn = reasons.turn(Reason(code), params, names)
+    return {"code": code, "sentence": sentence(code, params, names), "turn": turn}
+
+
+def _delivery(row: Any, lines: list[dict[str, Any]], names: Mapping[int, str]) -> dict[str, Any]:
     done, whole = _amounts(row)
     if row.state is SubscriptionState.COMPLETE:
         whole = done  # what there is more of is in open blocks
+    turn = _turn(row, lines, names)
     return {
         **record(row, "id", "dataset", "se", "state", "priority", "requester", "created_at", "eta_p50"),
         **record(row, "eta_p90", "block", "suspended_until", "comments"),
@@ -174,9 +262,26 @@ def _delivery(row: Any, waits: list[dict[str, Any]], names: Mapping[int, str]) -
         "files": whole[0] if whole else None,
         "bytes": whole[1] if whole else None,
         "percent": _percent(row.state, done, whole),
-        "reason": sentence(row.code, row.params, names),
-        "waits": waits,
+        "reason": sentence(row.code, row.params, names) or _UNSAID.get(row.state),
+        "turn": turn,
+        "person": reasons.is_person(turn),
+        "waits": lines,
     }
+
+
+_UNSAID = {SubscriptionState.ACTIVE: "not yet looked at by the block manager"}
+#: What holds all of a subscription up, whatever was said of its blocks.
+_OWN = (Reason.NO_CLOSED_BLOCK, Reason.QUOTA_FULL, Reason.SE_FULL)
+
+
+def _turn(row: Any, lines: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> str | None:
+    """Who can make it go on: of those its blocks wait for, a person first. Pure."""
+    if row.state not in UNDER_WAY:
+        return None
+    if row.state is not SubscriptionState.ACTIVE or row.code in _OWN:
+        return _line(row.code, {"dst": row.se_id, **(row.params or {})}, names)["turn"]  # type: ignore[no-any-return]
+    turns = sorted((one["turn"] for one in lines if one["turn"]), key=reasons.is_person, reverse=True)
+    return turns[0] if turns else "the block manager"
 
 
 def _amounts(row: Any) -> tuple[tuple[int, int], tuple[int, int] | None]:
@@ -199,52 +304,3 @@ def _percent(state: SubscriptionState, done: tuple[int, int], whole: tuple[int, 
         return None
     part, total = (done[1], whole[1]) if whole[1] else (done[0], whole[0])
     return min(round(100 * part / total, 1), 99.9) if total else 0.0
-
-
-# --- links -------------------------------------------------------------------------------------------
-
-QUALITY = (
-    select(
-        link.c.src_se_id,
-        link.c.dst_se_id,
-        func.sum(link_bin.c.files_ok).label("files_ok"),
-        func.sum(link_bin.c.files_bad).label("files_bad"),
-        func.sum(link_bin.c.bytes_ok).label("bytes_ok"),
-        func.sum(link_bin.c.busy_s).label("busy_s"),
-    )
-    .join_from(
-        link, link_bin, and_(link_bin.c.link_id == link.c.id, link_bin.c.bin_start >= bindparam("since"))
-    )
-    .group_by(link.c.src_se_id, link.c.dst_se_id)
-)
-
-
-def quality(conn: Connection, now: datetime, look_back: timedelta = LOOK_BACK) -> dict[str, Any]:
-    """What links did of late: {hours, sources, destinations, cells: {source: {destination: cell}}}.
-
-    A cell has files good and bad, bytes and `percent` good; links that did nothing have none.
-    """
-    names = se_names(conn)
-    cells: dict[str, dict[str, Any]] = defaultdict(dict)
-    for row in conn.execute(QUALITY, {"since": now - look_back}):
-        good, bad = int(row.files_ok), int(row.files_bad)
-        if good or bad:
-            cells[names[row.src_se_id]][names[row.dst_se_id]] = {
-                "files_ok": good,
-                "files_bad": bad,
-                "bytes_ok": int(row.bytes_ok),
-                "percent": _good(good, bad),
-            }
-    return {
-        "hours": look_back / timedelta(hours=1),
-        "sources": sorted(cells),
-        "destinations": sorted({dst for row in cells.values() for dst in row}),
-        "cells": cells,
-    }
-
-
-def _good(good: int, bad: int) -> float:
-    """Percent that were good; 100 only where all were, 0 where none was. Pure."""
-    if not good or not bad:
-        return 100.0 if good else 0.0
-    return min(max(round(100 * good / (good + bad), 1), 0.1), 99.9)

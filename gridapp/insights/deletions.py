@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, and_, bindparam, func, select
@@ -14,7 +14,7 @@ from datamgmt.deletion_states import MEANING, OPEN, DeletionState
 from datamgmt.reasons import Reason
 from datamgmt.tables import deletion as deletion_table
 from gridapp.insights.topology import se_names
-from gridapp.insights.values import KEY_MAX, LIMIT, iso, plain, record, state_of
+from gridapp.insights.values import KEY_MAX, LIMIT, iso, record, state_of
 from gridcore.db import dbnow
 from gridcore.errors import NotFound
 
@@ -101,28 +101,57 @@ STATES = select(deletion_table.c.state, func.count().label("n")).group_by(deleti
 
 
 def page(
-    conn: Connection, before: int = KEY_MAX, state: DeletionState | None = None, limit: int = PAGE
+    conn: Connection,
+    before: int = KEY_MAX,
+    states: Sequence[DeletionState] | None = None,
+    limit: int = PAGE,
 ) -> dict[str, Any]:
-    """Deletions one by one, newest first: {at, states: {state: n}, list, before}; each with its sentence.
-    `before` is the key the next page begins below."""
-    states = list(DeletionState) if state is None else [state]
-    rows = conn.execute(PAGE_OF, {"states": states, "before": before, "n": limit + 1}).all()
+    """Deletions in these states, newest first: {at, states: {state: n}, under_way, list, before}.
+
+    Without states: those under way, or all where none is. Replicas of a dataset that go the same way for
+    one asking are one entry, with its `blocks`, its sentence and whose `turn` it is. `before` is the key the
+    next page begins below.
+    """
+    counts = {row.state: row.n for row in conn.execute(STATES)}
+    under_way = states is None and any(counts.get(state) for state in UNDER_WAY)
+    shown = states or (UNDER_WAY if under_way else tuple(DeletionState))
+    rows = conn.execute(PAGE_OF, {"states": shown, "before": before, "n": limit + 1}).all()
     names, paced = se_names(conn), _rates(conn)
     return {
         "at": iso(dbnow(conn)),
-        "states": {row.state.value: row.n for row in conn.execute(STATES)},
-        "list": [_entry(row, names, paced) for row in rows[:limit]],
+        "states": {state.value: counts[state] for state in DeletionState if state in counts},
+        "under_way": under_way,
+        "list": together([_entry(row, names, paced) for row in rows[:limit]]),
         "before": rows[limit - 1].id if len(rows) > limit else None,
     }
 
 
+#: What is of a block alone.
+_SINGLE = frozenset(("id", "block", "files", "bytes"))
+
+
+def together(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those that differ in the block alone as one, where the first of them is, with sums. Pure."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in entries:
+        shared = tuple(value for name, value in one.items() if name not in _SINGLE)
+        line = found.setdefault(shared, {**one, "blocks": [], "files": 0, "bytes": 0})
+        line["blocks"].append(one["block"])
+        line["files"] += one["files"]
+        line["bytes"] += one["bytes"]
+    return list(found.values())
+
+
 def _entry(row: Any, names: Mapping[int, str], paced: Mapping[int, int]) -> dict[str, Any]:
+    said, turn = _said(row, row.params or {}, names, paced)
     return {
         **record(row, "id", "dataset", "block", "se", "state", "files", "bytes", "requester", "comments"),
-        **record(row, "created_at", "due_at", "decided_by", "decided_at"),
+        **record(row, "created_at", "due_at", "decided_by", "decided_at", "ask_id"),
         "group": row.acct_group,
         "custodial_too": bool(row.custodial_too),
-        "sentence": sentence(row, row.params or {}, names, paced),
+        "sentence": said,
+        "turn": turn,
+        "person": reasons.is_person(turn),
     }
 
 
@@ -144,7 +173,7 @@ def _line(row: Any, names: Mapping[int, str], paced: Mapping[int, int]) -> dict[
         "files": files,
         "files_left": 0 if row.state == DeletionState.DELETED else files,
         "bytes": int(row.n_bytes),
-        "reason": sentence(row, {}, names, paced),
+        "reason": _said(row, {}, names, paced)[0],
     }
 
 
@@ -178,7 +207,7 @@ def _replica(row: Any, names: Mapping[int, str], paced: Mapping[int, int]) -> di
         **record(row, "id", "block", "state", "files", "bytes"),
         **stamps,
         "code": row.code,
-        "reason": sentence(row, row.params or {}, names, paced),
+        "reason": _said(row, row.params or {}, names, paced)[0],
     }
 
 
@@ -187,15 +216,28 @@ def _rates(conn: Connection) -> dict[int, int]:
     return {one.id: one.delete_rate for one in sites.storage_elements(conn) if one.delete_rate is not None}
 
 
-def sentence(row: Any, params: Mapping[str, Any], names: Mapping[int, str], paced: Mapping[int, int]) -> str:
-    """Why a deletion is where it is; by its stored reason, else by its state. Pure."""
+def _said(
+    row: Any, params: Mapping[str, Any], names: Mapping[int, str], paced: Mapping[int, int]
+) -> tuple[str, str | None]:
+    """Why a deletion is where it is, by its stored reason, else by its state; and whose turn it is, None
+    where there is nothing to do any more. Pure."""
+    code, facts = _reason(row, params, paced)
+    if code is None:
+        return MEANING[row.state], "the deleter" if row.state in UNDER_WAY else None
+    wanting = row.state in (*UNDER_WAY, DeletionState.REFUSED)
+    return reasons.render(code, facts, names), reasons.turn(code, facts, names) if wanting else None
+
+
+def _reason(
+    row: Any, params: Mapping[str, Any], paced: Mapping[int, int]
+) -> tuple[Reason | None, Mapping[str, Any]]:
     state = row.state
     if state == DeletionState.ASKED:
-        return reasons.render(Reason.ASKED, {"dst": row.se_id, "since": iso(row.created_at)}, names)
+        return Reason.ASKED, {"dst": row.se_id, "since": iso(row.created_at)}
     if row.code in tuple(Reason) and row.code != Reason.MOVED:
-        return reasons.render(Reason(row.code), params, names)
+        return Reason(row.code), params
     if state == DeletionState.APPROVED:
-        return reasons.render(Reason.UNDELETE_WINDOW, {"until": iso(row.due_at)}, names)
+        return Reason.UNDELETE_WINDOW, {"until": iso(row.due_at)}
     if state == DeletionState.DELETING and row.se_id in paced:
-        return reasons.render(Reason.PACED, {"n": paced[row.se_id], "se": row.se_id}, names)
-    return plain(MEANING[state])  # type: ignore[no-any-return]
+        return Reason.PACED, {"n": paced[row.se_id], "se": row.se_id}
+    return None, {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from gridapp.insights import deliveries, topology, transfers, work
+from gridapp.insights import dashboards, topology, transfers, work
 from gridapp.insights.agents import agents
 from gridapp.insights.requests import awaiting
 from gridapp.insights.retries import standing
@@ -16,7 +16,7 @@ from gridcore.db import dbnow
 from prodsys.breaker_states import BreakerState
 from prodsys.states import TaskState
 
-#: Tasks and subscriptions shown, newest first.
+#: Tasks and subscriptions shown, newest first; of subscriptions, those under way before others.
 SHOWN = 25
 ENDED = frozenset([TaskState.COMPLETED, TaskState.INCOMPLETE, TaskState.KILLED])
 
@@ -41,7 +41,7 @@ def overview(conn: Connection, heartbeat_s: float) -> dict[str, Any]:
         "requests": awaiting(conn, SHOWN),
         "breakers": [one for one in standing(conn) if one["state"] != BreakerState.CLOSED],
         "agents": agents(conn, heartbeat_s),
-        "subscriptions": deliveries.subscriptions(conn, SHOWN),
+        "subscriptions": dashboards.recent(conn, SHOWN),
         "sites": topology.sites(conn),
     }
 

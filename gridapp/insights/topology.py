@@ -39,14 +39,15 @@ def link(conn: Connection, src: str, dst: str) -> dict[str, Any]:
     """The link between two storage elements. Raises NotFound."""
     for one in linkstates.overview(conn, dbnow(conn), _AS_STORED):
         if (one.src, one.dst) == (src, dst):
-            more = record(one, "distance", "tool", "local", "window_max", "rate_cap", "queued_bytes")
+            more = record(one, "distance", "tool", "local", "window_max", "rate_cap")
             return {**_link(one), **more}
     raise NotFound(f"there is no link {src} -> {dst}", hint="see: tierflow link list")
 
 
 def _link(one: linkstates.LinkOverview) -> dict[str, Any]:
     return {
-        **record(one, "id", "src", "dst", "window", "queued", "active", "files_ok", "files_bad", "bytes_ok"),
+        **record(one, "id", "src", "dst", "window", "queued", "queued_bytes", "active"),
+        **record(one, "files_ok", "files_bad", "bytes_ok"),
         "state": one.phase.value if one.enabled else "DISABLED",
         "rate_mb_s": None if one.rate is None else round(one.rate / 1e6, 3),
         **record(one, "failures", "parked_until", "rationale", "last_error", "note"),

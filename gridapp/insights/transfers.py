@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, func, literal_column, select, type_coerce
+from sqlalchemy import Connection, bindparam, func, select
 
 from catalogs.tables import link
 from datamgmt import linkerrors, linkqueues, linkstates
@@ -16,31 +16,28 @@ from datamgmt.links import LinkPolicy, phase, window
 from datamgmt.tables import link_bin
 from datamgmt.transfer_states import TransferState
 from gridapp.insights import topology
+from gridapp.insights.traffic import BIN_HOUR, begin_of
 from gridapp.insights.values import LIMIT, iso, record, state_of
 from gridcore.db import dbnow
 from gridcore.errors import UsageError
 
 #: The stored windows are within the installation's bound already.
 AS_STORED = LinkPolicy(window_max=10**6)
-_HOUR_US = 3_600_000_000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROS = type_coerce(link_bin.c.bin_start, BigInteger)
-_HOUR = (_MICROS - _MICROS % literal_column(str(_HOUR_US))) / literal_column(str(_HOUR_US))
 BY_HOUR = (
     select(
         link.c.src_se_id,
         link.c.dst_se_id,
-        _HOUR.label("hour"),
+        BIN_HOUR.label("hour"),
         func.sum(link_bin.c.files_ok).label("ok"),
         func.sum(link_bin.c.files_bad).label("failed"),
         func.sum(link_bin.c.bytes_ok).label("n_bytes"),
     )
     .join_from(link_bin, link, link.c.id == link_bin.c.link_id)
     .where(link_bin.c.bin_start >= bindparam("since", type_=link_bin.c.bin_start.type))
-    .group_by(link.c.src_se_id, link.c.dst_se_id, _HOUR)
+    .group_by(link.c.src_se_id, link.c.dst_se_id, BIN_HOUR)
     .having(func.sum(link_bin.c.files_ok + link_bin.c.files_bad) > 0)
-    .order_by(_HOUR, link.c.src_se_id, link.c.dst_se_id)
+    .order_by(BIN_HOUR, link.c.src_se_id, link.c.dst_se_id)
 )
 
 
@@ -113,7 +110,7 @@ def quality(conn: Connection, hours: int = 24) -> list[dict[str, Any]]:
         {
             "src": names[row.src_se_id],
             "dst": names[row.dst_se_id],
-            "hour": iso(_EPOCH + timedelta(hours=int(row.hour))),
+            "hour": iso(begin_of(row.hour)),
             "ok": int(row.ok),
             "failed": int(row.failed),
             "bytes": int(row.n_bytes),

@@ -54,20 +54,25 @@ FILES = (
     .where(within(transfer.c.block_id))
     .group_by(transfer.c.block_id, transfer.c.dst_se_id, transfer.c.src_se_id, transfer.c.state)
 )
-FAILED = (
+_FAILURES = (
     select(
-        *(transfer.c[name] for name in ("block_id", "dst_se_id", "src_se_id", "state", "attempts")),
+        *(transfer.c[name] for name in ("id", "block_id", "dst_se_id", "src_se_id", "state", "attempts")),
         *(transfer.c[name] for name in ("not_before", "error_class", "error")),
         dir_.c.path,
         data_file.c.name,
     )
     .join_from(transfer, data_file, data_file.c.id == transfer.c.file_id)
     .join(dir_, dir_.c.id == data_file.c.dir_id)
-    .where(within(transfer.c.block_id), transfer.c.error_class.is_not(None))
-    .where(transfer.c.state.in_((TransferState.RETRY_WAIT, TransferState.FAILED)))
+)
+#: States of a transfer whose last try has failed.
+FAILING = (TransferState.RETRY_WAIT, TransferState.FAILED)
+FAILED = (
+    _FAILURES.where(within(transfer.c.block_id), transfer.c.error_class.is_not(None))
+    .where(transfer.c.state.in_(FAILING))
     .order_by(transfer.c.updated_at.desc(), transfer.c.id)
     .limit(bindparam("n", type_=Integer))
 )
+FAILURE = _FAILURES.where(within(transfer.c.id))
 AHEAD = (
     select(func.count())
     .select_from(transfer)
@@ -154,7 +159,8 @@ def _waits(conn: Connection, rows: Collection[Any], now: datetime) -> list[Wait]
 
 
 Said = tuple[Reason, dict[str, Any]]
-_GOING = (Reason.ROUTED, Reason.PROBE)
+#: What the router says of a replica whose files are on their way.
+GOING = (Reason.ROUTED, Reason.PROBE)
 
 
 class _Seen:
@@ -179,7 +185,7 @@ class _Seen:
         stored = self._stored(row)
         if row.se_id in self.off:
             return [(Reason.SE_DISABLED, {"se": row.se_id}), *stored]
-        if row.code not in _GOING:
+        if row.code not in GOING:
             return stored
         path = row.path or []
         first = (row.block_id, row.se_id if row.src_se_id is not None or len(path) < 3 else path[1])

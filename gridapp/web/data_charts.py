@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from gridapp.web.charts import untangled, words
+from gridcore.amounts import size
 
 #: Kinds of bytes in the order a bar shows them, with their classes.
 SPACE = (("complete", "u-complete"), ("arriving", "u-arriving"), ("leaving", "u-leaving"))
@@ -23,12 +24,13 @@ def grade(percent: float) -> str:
     return next(word for least, word in GRADES if percent >= least)
 
 
-def space_bar(one: Mapping[str, Any], told: str) -> str:
+def space_bar(one: Mapping[str, Any], told: str, largest: int = 0) -> str:
     """What fills a storage element of what it may hold, or of what it holds without a limit.
 
-    `told` is its text for those who do not see it. Copies that only pass are hatched within the rest.
+    `told` is its text for those who do not see it; without a limit it is drawn to the `largest` of its like.
+    Copies that only pass are a line within the rest.
     """
-    whole = max(one["space_bytes"] or 0, one["used"], 1)
+    whole = max(one["space_bytes"] or largest, one["used"], 1)
     pieces, left = [], 0.0
     for name, kind in SPACE:
         width = 100 * one[name] / whole
@@ -44,7 +46,7 @@ def space_bar(one: Mapping[str, Any], told: str) -> str:
             f'<rect class="u-transit" x="{end - passing:.3f}" width="{passing:.3f}" y="5.5" height="2.5">'
             f"{tip}</rect>"
         )
-    kind = "bar over" if one["free"] is not None and one["free"] < 0 else "bar"
+    kind = "bar nolimit" if one["free"] is None else "bar over" if one["free"] < 0 else "bar"
     return (
         f'<svg class="{kind}" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(told)}"><rect class="s-none" width="100" height="8"/>{"".join(pieces)}</svg>'
@@ -62,6 +64,54 @@ def used_bar(percent: float, told: str) -> str:
     )
 
 
+# --- the hours ---------------------------------------------------------------------------------------
+
+#: Of the chart of rates: its width, the height above the line and below it, what the scale takes.
+CHART_W, ABOVE, BELOW, SCALE_W = 960, 110, 26, 76
+
+
+def rates(hours: Sequence[Mapping[str, Any]]) -> str:
+    """The mean rate of each hour above a line, failed copies below it; scale and hours are written beside."""
+    most = max(max(one["rate"] for one in hours), 1.0)
+    worst = max(one["files_bad"] for one in hours)
+    step = (CHART_W - SCALE_W) / len(hours)
+    scale = "".join(
+        f'<path class="rule" d="M{SCALE_W} {y}H{CHART_W}"/>'
+        f'<text x="{SCALE_W - 8}" y="{y + 4}">{size(rate)}/s</text>'
+        for y, rate in ((12, most), (12 + ABOVE / 2, most / 2))
+    )
+    bars = "".join(
+        _hour(one, SCALE_W + n * step, step, one["rate"] / most, one["files_bad"] / max(worst, 1))
+        for n, one in enumerate(hours)
+    )
+    best = max(hours, key=lambda one: float(one["rate"]))
+    told = (
+        f"{size(sum(one['bytes_ok'] for one in hours))} moved; most at {best['hour'][11:16]} UTC with "
+        f"{size(most)}/s; {sum(one['files_bad'] for one in hours)} copies failed"
+    )
+    return (
+        f'<svg class="rates" viewBox="0 0 {CHART_W} {ABOVE + BELOW + 34}" role="img" aria-label="{told}">'
+        f'{scale}{bars}<path class="base" d="M{SCALE_W} {12 + ABOVE}H{CHART_W}"/></svg>'
+    )
+
+
+def _hour(one: Mapping[str, Any], left: float, step: float, part: float, bad: float) -> str:
+    """The bars of an hour, and its name at every third."""
+    at, base = one["hour"][11:16], 12 + ABOVE
+    told = f"{at} UTC: {size(one['bytes_ok'])}, {size(one['rate'])}/s"
+    told += f", {one['files_ok']} good, {one['files_bad']} failed"
+    up, down = part * ABOVE, bad * BELOW
+    box = f'x="{left + 1.5:.1f}" width="{step - 3:.1f}"'
+    name = ""
+    if int(at[:2]) % 3 == 0:
+        name = f'<text class="hour" x="{left + step / 2:.1f}" y="{base + BELOW + 16}">{at}</text>'
+    return (
+        f"<g><title>{told}</title>"
+        f'<rect class="u-complete" {box} y="{base - up:.1f}" height="{up:.1f}"/>'
+        f'<rect class="s-failed" {box} y="{base:.1f}" height="{down:.1f}"/>{name}</g>'
+    )
+
+
 # --- the links as a picture --------------------------------------------------------------------------
 
 Place = tuple[float, float]
@@ -73,7 +123,7 @@ def fabric(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]
     Its colour and dashes are the worst state among them; it is wider, with the rate beside it, while
     anything goes over it.
     """
-    places, size = _places(untangled(sites, links))
+    places, (wide, high) = _places(untangled(sites, links))
     home = {se["name"]: site["name"] for site in sites for se in site["storage"]}
     pairs = _pairs(links, home)
     labelled = len(pairs) <= LABELLED
@@ -82,7 +132,8 @@ def fabric(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]
     bad = sum(one["state"] != "OPEN" for one in links)
     told = f"{len(sites)} sites, {len(links)} links, {bad} of them not open; the table below lists them"
     return (
-        f'<svg class="fabric" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" aria-label="{told}">'
+        f'<svg class="fabric" width="{1.15 * wide:.0f}" viewBox="0 0 {wide:.0f} {high:.0f}" role="img" '
+        f'aria-label="{told}">'
         f"{''.join(lines)}{''.join(nodes)}</svg>"
     )
 

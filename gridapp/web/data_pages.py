@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -10,9 +12,10 @@ from sqlalchemy import Connection
 
 from catalogs.finding import FIELDS
 from datamgmt.deletion_states import DeletionState
+from datamgmt.subscription_states import SubscriptionState
 from gridapp.api.policy import reader
 from gridapp.api.routes import NAME_MAX, ask
-from gridapp.insights import blocks, dashboards, datasets, finding, spaces, topology
+from gridapp.insights import blocks, dashboards, datasets, finding, spaces, topology, traffic
 from gridapp.insights import deletions as deletion_rows
 from gridapp.insights import transfers as transfer_rows
 from gridapp.insights.values import KEY_MAX, iso, state_of
@@ -25,12 +28,17 @@ from gridcore.selectors import LENGTH_MAX
 PAGE, LINKS_SHOWN, ERRORS_SHOWN = 50, 300, 60
 #: After how many seconds a page is refreshed: what changes slowly less often.
 OFTEN_S = 5
-REFRESHED = {"datasets": 60, "dataset": 20, "deletions": 20, "sites": 10}
+REFRESHED = {"datasets": 60, "dataset": 20, "transfers": 20, "deletions": 20, "sites": 10}
+#: Asks for every state, where none asks for what is under way.
+ANY = "all"
 #: What the search shows before anything was asked.
 ALL = "dataset=*"
 
 Before = Annotated[int, Query(ge=0, le=KEY_MAX)]
 Name = Annotated[str, Query(max_length=NAME_MAX)]
+State = Annotated[str | None, Query(max_length=20)]
+
+S = TypeVar("S", bound=StrEnum)
 
 router = APIRouter(include_in_schema=False, prefix="/data")
 
@@ -47,11 +55,15 @@ def _shown(request: Request, name: str, title: str, status: int = 200, **values:
 
 @router.get("", dependencies=[reader])
 def deliveries(
-    request: Request, group: Annotated[str | None, Query(max_length=60)] = None, before: Before = KEY_MAX
+    request: Request,
+    group: Annotated[str | None, Query(max_length=60)] = None,
+    state: State = None,
+    before: Before = KEY_MAX,
 ) -> Response:
-    """Subscriptions by group: how much of each is there, when it will be, and what it waits for."""
-    seen = ask(request, dashboards.deliveries, before, group or None)
-    return _shown(request, "deliveries", "deliveries", seen=seen, group=group or None)
+    """Subscriptions by group: how much of each is there, when it will be, what it waits for, and for whom."""
+    states = _states(SubscriptionState, state)
+    seen = ask(request, dashboards.deliveries, before, group or None, states)
+    return _shown(request, "deliveries", "deliveries", seen=seen, group=group or None, state=state)
 
 
 @router.get("/datasets", dependencies=[reader])
@@ -79,6 +91,7 @@ def dataset(request: Request, name: Name, after: Before = 0) -> Response:
         one = datasets.facts(conn, "/" + name.lstrip("/"))
         listed = blocks.blocks(conn, one["name"], after, PAGE + 1)
         return {
+            "at": iso(dbnow(conn)),
             "one": one,
             "wanted": dashboards.deliveries_of(conn, one["id"]),
             "blocks": listed[:PAGE],
@@ -97,7 +110,8 @@ def transfers(request: Request) -> Response:
         now = dbnow(conn)
         return {
             "at": iso(now),
-            "quality": dashboards.quality(conn, now),
+            "hours": traffic.hours(conn, now),
+            "quality": traffic.quality(conn, now),
             "links": by_need(topology.links(conn)),
             "errors": last(transfer_rows.errors(conn)),
         }
@@ -132,15 +146,16 @@ def sites(request: Request) -> Response:
 
 
 @router.get("/deletions", dependencies=[reader])
-def deletions(
-    request: Request, state: Annotated[str | None, Query(max_length=20)] = None, before: Before = KEY_MAX
-) -> Response:
+def deletions(request: Request, state: State = None, before: Before = KEY_MAX) -> Response:
     """Replicas that somebody wants away, and how far that is."""
-    only = state_of(DeletionState, state)[0] if state else None
-    seen = ask(request, deletion_rows.page, before, only)
-    return _shown(
-        request, "deletions", "deletions", seen=seen, state=only.value if only else None, states=DeletionState
-    )
+    states = _states(DeletionState, state)
+    seen = ask(request, deletion_rows.page, before, states)
+    return _shown(request, "deletions", "deletions", seen=seen, state=state)
+
+
+def _states(kind: type[S], state: str | None) -> Sequence[S] | None:
+    """The state that is named, or every one; None for those under way. Raises UsageError."""
+    return state_of(kind, None if state == ANY else state) if state else None
 
 
 def last(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,10 +12,9 @@ from gridapp.api.policy import anyone, reader
 from gridapp.api.routes import ask, explain
 from gridapp.insights.overview import overview
 from gridapp.insights.views import views
-from gridapp.web.rendering import fragment_or_page, is_fragment, page
+from gridapp.web.rendering import STATIC, fragment_or_page, is_fragment, page
 from gridcore.errors import GridError, NotFound
 
-HERE = Path(__file__).parent
 #: Addresses whose errors are shown as a page.
 PREFIXES = ("/live", "/why/", "/data")
 MEDIA = {
@@ -34,7 +32,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def _static() -> dict[str, tuple[bytes, str]]:
-    files = sorted((HERE / "static").iterdir())
+    files = sorted(STATIC.iterdir())
     return {one.name: (one.read_bytes(), MEDIA[one.suffix]) for one in files if one.suffix in MEDIA}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -16,6 +19,7 @@ from gridapp.web import charts, data_charts
 from gridcore.amounts import size
 
 TEMPLATES = Path(__file__).parent / "templates"
+STATIC = TEMPLATES.with_name("static")
 #: (address, name) of the pages, in the order of the navigation.
 PAGES = (
     ("/", "Grid"),
@@ -64,9 +68,23 @@ def minute(iso: str | None) -> str:
     return f"{iso[:10]} {iso[11:16]}" if iso else "n/a"
 
 
+def due(iso: str, now: str) -> str:
+    """When that is, seen from now: `in 12 min (12:21)`, `in 3 days (2026-03-04 12:21)`, `12 min ago`."""
+    left = (datetime.fromisoformat(iso) - datetime.fromisoformat(now)).total_seconds()
+    if left < 0:
+        return f"{span(-left)} ago"
+    return f"in {span(left)} ({iso[11:16] if iso[:10] == now[:10] else minute(iso)})"
+
+
 def address(text: str) -> str:
     """A name as part of an address."""
     return quote(text, safe="/:@")
+
+
+@cache
+def static(name: str) -> str:
+    """The address of a file of the pages, another one once the file is another: browsers keep them."""
+    return f"/static/{name}?{zlib.crc32((STATIC / name).read_bytes()):08x}"
 
 
 def linked(path: str, **query: Any) -> str:
@@ -83,7 +101,7 @@ def _made() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for one in (size, number, clock, moment, minute, address, span, charts.words):
+    for one in (size, number, clock, moment, minute, due, address, span, charts.words):
         made.filters[one.__name__] = one
     made.globals |= {
         "stacked_bar": lambda *args: Markup(charts.stacked_bar(*args)),
@@ -91,9 +109,11 @@ def _made() -> Environment:
         "topology": lambda *args: Markup(charts.topology(*args)),
         "space_bar": lambda *args: Markup(data_charts.space_bar(*args)),
         "used_bar": lambda *args: Markup(data_charts.used_bar(*args)),
+        "rates": lambda *args: Markup(data_charts.rates(*args)),
         "fabric": lambda *args: Markup(data_charts.fabric(*args)),
         "grade": data_charts.grade,
         "linked": linked,
+        "static": static,
         "JOB_STATES": charts.JOB_STATES,
         "PAGES": PAGES,
     }

@@ -68,3 +68,11 @@ def test_bytes_have_units_and_moments_are_short(moment: str) -> None:
     assert cure(Reason.QUOTA_FULL, {"site": "T1", "group": "g", "size": 7}) == (
         "tierflow site quota set T1 g BYTES"
     )
+
+
+def test_who_acts_without_a_person() -> None:
+    turns = {turn(code, {}) for code in Reason}
+    agents = {one for one in turns if not reasons.is_person(one)}
+    assert agents >= {"nobody", "the router", "the transfer agent", "the deleter", "the block manager"}
+    assert not [one for one in agents if "admin" in one or "who" in one]
+    assert turns >= reasons._AGENTS
