@@ -16,7 +16,9 @@ from catalogs.tables import block, block_replica, holding, link
 from datamgmt import eta, linkqueues
 from datamgmt.eta import Onward, Quantiles
 from datamgmt.linkstates import BIN
+from datamgmt.reasons import Reason
 from datamgmt.routing import LinkKey
+from datamgmt.subscription_moves import NO_ROOM
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.subscriptions import COVERS, PARTIAL
 from datamgmt.tables import block_dest, link_bin, subscription, transfer
@@ -27,7 +29,7 @@ from gridcore.db.bulk import Change
 _ACTIVE = subscription.c.state == SubscriptionState.ACTIVE
 LIVE = (
     select(subscription.c.id, *(subscription.c[name] for name in ("files_done", "bytes_done")))
-    .add_columns(subscription.c.eta_p50, subscription.c.eta_p90)
+    .add_columns(subscription.c.eta_p50, subscription.c.eta_p90, subscription.c.code)
     .where(_ACTIVE)
     .order_by(subscription.c.id)
 )
@@ -103,7 +105,7 @@ class _Load:
 
 def outdated(conn: Connection, now: datetime, nominal: float) -> list[tuple[Any, ...]]:
     """What has changed of ACTIVE subscriptions: (id, files and bytes done, ETA as likely as not, and nine
-    times in ten), the ETAs None where something has no route or there is no telling."""
+    times in ten), the ETAs None where something has no route or no room, or there is no telling."""
     loads = _loads(conn)
     queues = {hop: one.bytes for hop, one in linkqueues.queues(conn).items()}
     rates = _rates(conn, now, nominal, loads.values())
@@ -111,9 +113,10 @@ def outdated(conn: Connection, now: datetime, nominal: float) -> list[tuple[Any,
     for row in conn.execute(LIVE):
         one = loads.get(row.id, _Load())
         ahead = {hop: max(n - one.queued[hop], 0) for hop, n in queues.items()}
-        when = eta.eta(one.left, ahead, rates, now, one.onward) if one.routed and one.left else None
+        known = one.routed and one.left and row.code not in NO_ROOM
+        when = eta.eta(one.left, ahead, rates, now, one.onward) if known else None
         said = (row.id, one.files, one.bytes, when and when.p50, when and when.p90)
-        if said != tuple(row):
+        if said != tuple(row)[:-1]:
             found.append(said)
     return found
 
@@ -128,6 +131,24 @@ def write(conn: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
     put = dict(zip(names, values, strict=True))
     change = Change(subscription, {"id": ids}, put=put, only={"state": SubscriptionState.ACTIVE})
     return sum(bulk.write(conn, [change]))
+
+
+_NONE = {
+    SubscriptionState.ASKED: "no forecast before somebody has decided",
+    SubscriptionState.SUSPENDED: "no forecast while it is suspended",
+}
+_NOT_YET: Mapping[str | None, str] = {
+    Reason.NO_CLOSED_BLOCK: "no block is closed",
+    Reason.BLOCK_OPEN: "the block is open",
+    **dict.fromkeys(NO_ROOM, "some of it waits for room"),
+}
+
+
+def missing(state: SubscriptionState, code: str | None) -> str | None:
+    """Why a subscription without a forecast has none, in words; None where nothing is to come. Pure."""
+    if state is SubscriptionState.ACTIVE:
+        return f"no forecast yet, because {_NOT_YET.get(code, 'not all of it has a route')}"
+    return _NONE.get(state)
 
 
 def _loads(conn: Connection) -> Mapping[int, _Load]:

@@ -34,10 +34,15 @@ MOST = 20_000
 
 
 class Subject(NamedTuple):
-    """A dataset, or one block of it."""
+    """A dataset, or one block of it; only blocks made after a moment, if one is given."""
 
     dataset_id: int
     block_id: int = 0
+    after: datetime | None = None
+
+    def covers(self, one: BlockRow) -> bool:
+        """Whether the block is part of it."""
+        return self.block_id in (0, one.id) and (self.after is None or one.created_at > self.after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +205,7 @@ def link_change(
 
 
 def _closed(conn: Connection, subject: Subject) -> list[BlockRow]:
-    blocks = bookkeeping.closed_blocks(conn, subject.dataset_id)
-    return [one for one in blocks if subject.block_id in (0, one.id)]
+    return [one for one in bookkeeping.closed_blocks(conn, subject.dataset_id) if subject.covers(one)]
 
 
 def _binds(subject: Subject) -> dict[str, int]:

@@ -115,7 +115,7 @@ def _judged(row: Any, now: datetime) -> Move | None:
     if (state, code, facts) == (row.state, row.code, row.params):
         return None
     note = None
-    if state is SubscriptionState.COMPLETE and row.eta_p50 is not None:
+    if state is SubscriptionState.COMPLETE and row.eta_p50 is not None and row.eta_p50 > row.created_at:
         note = f"ETA {eta.error(row.created_at, row.eta_p50, now):+.0%}"
     return Move(row.id, row.state, state, code, facts, note)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, null, select, update
+from sqlalchemy import Connection, and_, bindparam, case, null, select, update
 
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
@@ -37,6 +37,7 @@ class Move:
 
 
 _DST = bindparam("dst", type_=subscription.c.state.type)
+_GOES_ON = and_(_DST == SubscriptionState.ACTIVE, subscription.c.state == SubscriptionState.ACTIVE)
 MOVE = (
     update(subscription)
     .where(
@@ -52,6 +53,8 @@ MOVE = (
             (_DST == SubscriptionState.COMPLETE, bindparam("at", type_=subscription.c.updated_at.type)),
             else_=null(),
         ),
+        # What was forecast before it ended, or was held, says nothing of what comes then.
+        **{name: case((_GOES_ON, subscription.c[name]), else_=null()) for name in ("eta_p50", "eta_p90")},
     )
 )
 COMPLETE_AMONG = select(subscription.c.id).where(

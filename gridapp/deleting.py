@@ -153,8 +153,8 @@ def _named(conn: Connection, subject: str) -> Named:
 
 
 def _binds(wanted: Wanted) -> dict[str, int]:
-    dataset_id, block_id = wanted.named
-    return {"on_dataset": dataset_id, "on_block": block_id, "on_se": wanted.se.id}
+    named = wanted.named
+    return {"on_dataset": named.dataset_id, "on_block": named.block_id, "on_se": wanted.se.id}
 
 
 def _ask(

@@ -138,7 +138,7 @@ def _order(named: _Named, actor: Principal, paying: str, terms: Terms) -> Order:
 
 
 def _preview(context: Context, order: Order) -> dict[str, Any]:
-    subject = preview.Subject(order.dataset_id, order.block_id)
+    subject = preview.Subject(order.dataset_id, order.block_id, order.fill_after)
     policies, now = linkstates.policies(context.settings), context.clock.now()
     with context.database.snapshot() as conn:
         if order.move:

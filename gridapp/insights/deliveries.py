@@ -21,7 +21,7 @@ from sqlalchemy import (
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, se
 from catalogs.tables import dataset as dataset_table
-from datamgmt import reasons
+from datamgmt import forecasts, reasons
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.subscriptions import COVERS
@@ -196,6 +196,7 @@ def _subscription(row: Any, progress: Any, arriving: Any, names: Mapping[int, st
         "percent": _percent(done, whole),
         "eta": plain(row.eta_p50),
         "eta_late": plain(row.eta_p90),
+        "no_eta": None if row.eta_p50 else forecasts.missing(row.state, row.code),
         "reason": sentence(row.code, row.params, names) or _standing(row.state, done, whole),
     }
 

@@ -8,10 +8,12 @@ import pytest
 from grids.data_grid import DataGrid
 from sqlalchemy import select
 
-from datamgmt import forecasts, progress
+from catalogs import bookkeeping
+from datamgmt import forecasts, progress, subscriptions
 from datamgmt.linkstates import BIN, bin_of
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import link_bin, subscription, subscription_history
+from gridapp import quotas as limits
 from gridcore.db import Database, insert_rows
 
 NOMINAL = 2.0
@@ -48,6 +50,40 @@ def routed(grid: DataGrid) -> int:
 def test_what_has_no_route_has_no_forecast(grid: DataGrid) -> None:
     grid.subscribe("B")
     assert look(grid) == (0, 0, None, None)
+
+
+def test_what_waits_for_room_has_no_forecast_and_says_so(grid: DataGrid) -> None:
+    """Though part of it is on its way."""
+    grid.produce(5, first=4)
+    with grid.database.snapshot() as conn:
+        first, _ = (one.bytes for one in bookkeeping.closed_blocks(conn, grid.dataset_id))
+    key = grid.keys.one("quota")
+    grid.do(lambda conn, _: limits.put(conn, key, "space:T2_XX_B:physics", first))
+    grid.subscribe("B")
+    assert routed(grid) == first
+    assert look(grid)[2:] == (None, None)
+    ((state, code),) = grid.rows(select(subscription.c.state, subscription.c.code))
+    assert forecasts.missing(state, code) == "no forecast yet, because some of it waits for room"
+    assert "route" in str(forecasts.missing(state, None))
+    assert forecasts.missing(SubscriptionState.COMPLETE, None) is None
+
+
+def test_a_forecast_ends_with_what_it_was_for(grid: DataGrid) -> None:
+    key = grid.subscribe("B")
+    routed(grid)
+    assert look(grid)[2] is not None
+    grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
+    assert grid.rows(select(subscription.c.eta_p50, subscription.c.eta_p90)) == [(None, None)]
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-3, 1.0, 1e15])
+def test_whatever_the_rates_a_forecast_is_a_moment_to_come_or_none(grid: DataGrid, rate: float) -> None:
+    grid.subscribe("B")
+    routed(grid)
+    found = grid.do(lambda conn, now: forecasts.outdated(conn, now, rate))
+    for *_, p50, p90 in found:
+        assert p50 is None or grid.clock.now() <= p50 <= p90
+    assert (found[0][3] is None if found else True) == (rate < 1e-6)
 
 
 def test_an_idle_link_counts_at_its_nominal_rate(grid: DataGrid) -> None:

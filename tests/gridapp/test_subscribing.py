@@ -77,6 +77,12 @@ def test_a_move_to_where_it_lies_alone_is_refused(grid: DataGrid) -> None:
         subscribe(grid, BERT, "T2_A", move=True)
 
 
+def test_a_dry_run_of_what_comes_later_moves_nothing_that_is_there(grid: DataGrid) -> None:
+    terms = Terms(since=grid.clock.now() + timedelta(seconds=1))
+    said = subscribing.subscribe(grid.context(), DATASET, "T2_B", BERT, terms, dry_run=True)
+    assert (said["preview"]["copied"]["blocks"], said["preview"]["by_link"]) == (0, {})
+
+
 def test_a_dry_run_says_what_would_be_moved_and_writes_nothing(grid: DataGrid) -> None:
     said = subscribing.subscribe(grid.context(), DATASET, "T2_B", BERT, dry_run=True)
     assert (said["subscription"], said["asked"]) == (None, False)
