@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
 from agents.runtime.agent import Agent, Context, Counts, own_lease
-from datamgmt import filling, hops, leftovers, linkstates, rerouting, routes
+from catalogs import space
+from catalogs.space import Space
+from datamgmt import filling, hops, leftovers, linkerrors, linkstates, rerouting, routes
 from datamgmt.filling import Chosen
 from datamgmt.links import Phase, Seen, queue_limit, seen, stirs
 from datamgmt.linkstates import LinkView, Load
@@ -35,7 +39,7 @@ class Router(Agent):
     """One for the installation: transit space and probes are given out by one hand.
 
     It looks at what is due and nothing else. In memory it has only how each link looked when its hops were
-    last made due.
+    last made due, and what full storage elements held.
     """
 
     name: ClassVar[str] = "router"
@@ -48,11 +52,14 @@ class Router(Agent):
         self._policies = linkstates.policies(context.settings)
         self._random = random.Random()
         self._seen: dict[LinkKey, Seen] | None = None
+        self._full: dict[int, Space] = {}
+        self._freed: dict[int, datetime] = {}
 
     def cycle(self, held: Mapping[str, Lease]) -> Counts:
         """One pass: decisions, what follows from them for queued files, queues, and what is left over."""
         lease = held[own_lease(self.name)]
         links = self._links(lease)
+        self._look_for_room(lease)
         changes = self._decide(links)
         counts = {
             **self._apply(lease, changes),
@@ -100,6 +107,20 @@ class Router(Agent):
 
         self.context.database.transaction(unit)
 
+    # --- full storage elements -----------------------------------------------------------------------
+
+    def _look_for_room(self, lease: Lease) -> None:
+        """What waits for one that was full, and has got room since, is due at once."""
+        with self.context.database.snapshot() as conn:
+            full, now = linkerrors.full(conn), dbnow(conn)
+            spaces = space.read(conn) if full else {}
+        seen = {se_id: spaces[se_id] for se_id in full}
+        freed = {key: now for key, one in self._full.items() if key in seen and hops.roomier(one, seen[key])}
+        self._full = seen
+        self._freed |= freed
+        if freed:
+            self._do(lease, lambda conn, _: routes.stir_full(conn, freed))
+
     # --- routes --------------------------------------------------------------------------------------
 
     def _decide(self, links: Views) -> Changes:
@@ -109,6 +130,8 @@ class Router(Agent):
             if not due:
                 return Changes()
             view = routes.view(conn, due, links)
+        still = {key: at for key, at in view.full.items() if key not in self._freed or at > self._freed[key]}
+        view = replace(view, full=still)
         return hops.decide(view, now, self._policies, self._random.random)
 
     def _apply(self, lease: Lease, changes: Changes) -> Counter[str]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from zlib import crc32
 
 from catalogs.replicas import ReplicaRow
+from catalogs.space import Space
 from catalogs.states import ReplicaState
 from datamgmt.allocation import ReplicaKey
 from datamgmt.decisions import BlockDest, Decision, Window
@@ -27,6 +28,12 @@ FULL_FOR = timedelta(minutes=30)
 def decide(view: View, now: datetime, policies: Policies, jitter: Callable[[], float]) -> Changes:
     """The changes to make to what is due: each of these rows gets a word, or longer for the one it has."""
     return _Router(view, now, policies).decide(jitter)
+
+
+def roomier(before: Space, after: Space) -> bool:
+    """Whether a storage element has got room since: files are gone, or it may hold more."""
+    raised = before.limit is not None and (after.limit is None or after.limit > before.limit)
+    return raised or after.use.leaving < before.use.leaving
 
 
 def link_cost(link: LinkView, queued: int, now: datetime, policy: LinkPolicy) -> LinkCost:

@@ -109,6 +109,11 @@ STIR_WAITING = (
     .where(block_dest.c.valid_until >= bindparam("second", type_=UtcTime()))
     .values(valid_until=destinations.AGAIN)
 )
+STIR_FULL = (
+    update(block_dest)
+    .where(within(block_dest.c.se_id), one_of(block_dest.c.code, ("SE_FULL",)))
+    .values(valid_until=destinations.AGAIN)
+)
 #: Routes of several hops by a router of an older release, which kept no room for them in rows.
 STIR_OLDER = (
     update(block_dest)
@@ -144,6 +149,11 @@ def stir_links(conn: Connection, links: Collection[LinkKey], *, opened: bool) ->
         by_se.setdefault(se_id, []).append(block_id)
     stirred = (conn.execute(STIR, {"ids": ids, "on_se": se}).rowcount for se, ids in sorted(by_se.items()))
     return waiting + sum(stirred)
+
+
+def stir_full(conn: Connection, ses: Collection[int]) -> int:
+    """What waits for these storage elements, which were full, is due at once; how many."""
+    return conn.execute(STIR_FULL, {"ids": sorted(ses)}).rowcount
 
 
 def stir_older(conn: Connection) -> int:
