@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -89,16 +88,6 @@ class _Queue:
 def _size(one: Begun, n: int) -> float:
     """Bytes of some files of a block; all count alike."""
     return one.bytes * n / one.files
-
-
-def charges(waiting: Iterable[Begun], chosen: Iterable[tuple[int, int]]) -> dict[str, float]:
-    """Bytes to charge to each group for what was chosen."""
-    by_id = {one.block_id: one for one in waiting}
-    sums: dict[str, float] = defaultdict(float)
-    for block_id, n in chosen:
-        one = by_id[block_id]
-        sums[one.group] += _size(one, n)
-    return dict(sums)
 
 
 def decay(used: float, passed: timedelta, half_life: timedelta = HALF_LIFE) -> float:

@@ -25,6 +25,7 @@ from datamgmt.transfer_states import TransferState
 from datamgmt.tries import Try
 from gridcore.db import lock_rows, reads
 from gridcore.db.idlists import within
+from gridcore.db.labels import plain
 from gridcore.db.reads import Read
 from gridcore.db.statements import run_many
 
@@ -197,7 +198,7 @@ def spoil(conn: Connection, tries: Iterable[Try], now: datetime) -> int:
         if one.fault is not None:
             block_id, src = one.claimed.block_id, one.claimed.src
             faults = {one.claimed.file_id: one.fault}
-            told = one.error[:200] if one.error else None
+            told = plain(one.error, 200) if one.error else None
             noted += exceptions.add(conn, block_id, src, faults, now, actor="transfer_agent", note=told)
             destinations.stir(conn, [block_id], src)
     return noted

@@ -16,6 +16,7 @@ from datamgmt.tables import link_bin, link_state
 from gridcore.db import bulk, reads
 from gridcore.db.bulk import Change, New, Same, Values
 from gridcore.db.idlists import within
+from gridcore.db.labels import plain
 from gridcore.db.reads import Read
 from gridcore.db.statements import insert_new
 
@@ -98,7 +99,7 @@ def _learn(
     return _Learnt(
         link_id=link_id,
         state=state,
-        error=errors[-1][:_ERROR_MAX] if errors else None,
+        error=plain(errors[-1], _ERROR_MAX) if errors else None,
         files_ok=sum(one.files for one in good),
         files_bad=len(bad),
         bytes_ok=sum(one.bytes for one in good),

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from catalogs.tables import link, se
 from datamgmt.tables import transfer_error
 from datamgmt.tools.base import ErrorClass, Owner
+from gridcore.db.labels import plain
 from gridcore.db.statements import insert_new
 
 SAMPLE_MAX = 1000
@@ -101,7 +102,7 @@ def record(conn: Connection, failed: Iterable[Failed], now: datetime) -> None:
 
 def _add(conn: Connection, link_id: int, name: str, group: Sequence[Failed], now: datetime) -> None:
     last = group[-1]
-    sample = last.error[:SAMPLE_MAX] or name
+    sample = plain(last.error, SAMPLE_MAX) or name
     binds: dict[str, Any] = {"on_link": link_id, "of_class": name, "at": now}
     binds |= {"more": len(group), "told": sample, "of_file": last.file_id}
     if not conn.execute(ADD, binds).rowcount:

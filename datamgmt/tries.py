@@ -27,6 +27,7 @@ from datamgmt.transfer_states import TransferState, after_failure
 from gridcore.db import bulk, reads
 from gridcore.db.bulk import Change, Same, Values
 from gridcore.db.idlists import within
+from gridcore.db.labels import plain
 from gridcore.db.reads import Read
 
 _ERROR_MAX = 1000
@@ -175,7 +176,9 @@ def _end(fate: _Fate, group: Sequence[Try], now: datetime) -> Change:
         "claimed_at": Same(None),
         "ended_at": Same(now),
         "error_class": Same(why and str(why)),
-        "error": [one.error[:_ERROR_MAX] if one.error else None for one in group] if why else Same(None),
+        "error": [plain(one.error, _ERROR_MAX) if one.error else None for one in group]
+        if why
+        else Same(None),
         "updated_at": Same(now),
     }
     keys = {"id": [one.claimed.id for one in group]}

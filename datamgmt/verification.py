@@ -41,8 +41,3 @@ def verify(tool: TransferTool, pfn: str, size: int, adler32: int) -> Verdict:
         message = f"{pfn} has adler32 {found.adler32:08x} instead of {adler32:08x}"
         return Verdict(False, ErrorClass.CHECKSUM_MISMATCH, found, message)
     return Verdict(True, None, found)
-
-
-def present(tool: TransferTool, pfn: str, size: int, adler32: int) -> bool:
-    """Whether the very file is there already, so that no copy is needed."""
-    return verify(tool, pfn, size, adler32).ok

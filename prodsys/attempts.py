@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from gridcore.db import bulk
 from gridcore.db.bulk import Change, New, Same, Values
+from gridcore.db.labels import plain
 from gridcore.db.statements import run_many, select_in
 from gridcore.ids import BatchKey
 from prodsys.jobs.machine import LIVE, JobState
@@ -127,10 +128,8 @@ def _of_row(row: Any) -> Attempt:
 
 
 def _plain(text: str | None, most: int) -> str | None:
-    """A worker's words as every database takes them: without NUL and halves of characters, not too long."""
-    if not text:
-        return None
-    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")[:most]
+    """A worker's words as every database takes them, not too long."""
+    return plain(text, most) if text else None
 
 
 def _this(one: Attempt) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamgmt.fairness import CHUNK, HALF_LIFE, Begun, charges, decay, next_blocks
+from datamgmt.fairness import CHUNK, HALF_LIFE, Begun, decay, next_blocks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -73,9 +73,11 @@ def test_over_many_fills_bytes_go_by_weight(weights, sizes):
             for place, (group, size) in enumerate(zip(GROUPS, sizes, strict=True))
         ]
         chosen = next_blocks(rows, used, weights, 200)
-        for group, size in charges(rows, chosen).items():
-            sent[group] += size
-            used[group] += size
+        by_id = {one.block_id: one for one in rows}
+        for block_id, files in chosen:
+            one = by_id[block_id]
+            sent[one.group] += one.bytes * files / one.files
+            used[one.group] += one.bytes * files / one.files
         used = {group: decay(size, timedelta(minutes=1)) for group, size in used.items()}
     total, shares = sum(sent.values()), sum(weights.values())
     for group in GROUPS:
@@ -101,7 +103,6 @@ def test_urgent_blocks_go_first_then_begun_ones_then_old_ones():
 def test_groups_take_turns_by_chunks():
     rows = [block(1, "higgs"), block(2, "top")]
     assert next_blocks(rows, {}, {}, 400) == [(1, 100), (2, 100), (1, 100), (2, 100)]
-    assert charges(rows, [(1, 100), (2, 50)]) == {"higgs": 1000.0, "top": 500.0}
 
 
 @given(st.floats(0, 1e15), st.timedeltas(-timedelta(days=1), timedelta(days=90)))

@@ -176,7 +176,10 @@ def test_groups_get_what_they_weigh(database: Database) -> None:
     assert used["heavy"] / used["physics"] == pytest.approx(float(n["heavy"] / n["physics"]), rel=0.05)
 
 
-STEPS = ("fill", "claim", "claim", "done", "fail", "spoilt", "move", "back", "abandon", "later", "finish")
+STEPS = (
+    *("fill", "claim", "claim", "done", "done", "fail", "spoilt", "move", "back", "abandon", "later"),
+    *("finish", "cancel"),
+)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -211,15 +214,40 @@ def test_each_file_is_at_one_place_and_links_count_it(database: Database, seed: 
             case "abandon":
                 grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
                 held = []
+            case "cancel":
+                # The wish stays: all that has not come is queued anew, once nobody has it in hand.
+                keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
+                grid.do(lambda conn, now, keys=keys: transfers.cancel(conn, keys, now))
+                end(grid, held)
+                held = []
             case "later":
                 grid.clock.advance(timedelta(hours=2).total_seconds())
             case "finish":
                 blocks = grid.do(lambda conn, _: finishing.unfinished(conn, B))
                 grid.do(lambda conn, now, blocks=blocks: finishing.finish(conn, blocks, now))
         whole(grid)
+    all_comes(grid, src)
+
+
+def all_comes(grid: DataGrid, src: int) -> None:
+    """Let to itself, each file arrives."""
+    grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
+    keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
+    grid.do(lambda conn, now: transfers.follow(conn, keys, now))
+    grid.clock.advance(timedelta(hours=2).total_seconds())
+    fill(grid, 20, (src, B))
+    while claimed := grid.do(lambda conn, now: claiming.claim(conn, [Place(B, "me", {A: 9, C: 9}, 9)], now)):
+        end(grid, claimed)
+    grid.do(lambda conn, now: finishing.finish(conn, finishing.unfinished(conn, B), now))
+    whole(grid)
+    assert grid.count(transfer) == grid.count(block_dest) == 0
 
 
 def whole(grid: DataGrid) -> None:
+    reasons = select(transfer.c.state, transfer.c.error_class, transfer.c.claimed_by)
+    for state, why, holder in grid.rows(reasons):
+        assert (why is not None) or state not in ("FAILED", "RETRY_WAIT")
+        assert (holder is not None) == (state == "ACTIVE")
     left = {row[0]: row[1] for row in grid.rows(select(block_dest.c.block_id, block_dest.c.cursor_id))}
     files = grid.rows(select(data_file.c.id, data_file.c.block_id))
     queued = Counter(row[0] for row in grid.rows(select(transfer.c.file_id)))

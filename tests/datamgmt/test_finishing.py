@@ -205,6 +205,20 @@ def test_a_file_found_bad_at_its_source_is_noted_there(grid: DataGrid) -> None:
     assert (found.se_id, found.file_id, found.kind, found.note) == (A, one.file_id, FileFault.MISSING, "gone")
 
 
+def test_whatever_a_tool_says_is_written_down(grid: DataGrid) -> None:
+    """NUL and halves of characters, as names of files may hold, are no text to a database."""
+    (one,) = claim(grid, 1)
+    odd = "no such file: /data/\0\udcff.root"
+    assert settle(grid, [one], ErrorClass.CONNECTION_LOST, odd).retry == 1
+    (error,) = grid.do(lambda conn, _: linkerrors.errors(conn))
+    (row,) = grid.do(lambda conn, _: transfers.transfers(conn, state=TransferState.RETRY_WAIT))
+    assert error.sample == row.error == "no such file: /data/ ?.root"
+    spoilt = Try(
+        claimed=one, link_id=102, error_class=ErrorClass.SOURCE_MISSING, error=odd, fault=FileFault.BAD
+    )
+    assert grid.do(lambda conn, now: finishing.spoil(conn, [spoilt], now)) == 1
+
+
 def test_errors_are_counted_by_link_and_class(grid: DataGrid) -> None:
     claimed = claim(grid)
     settle(grid, claimed[:3], ErrorClass.PERMISSION_DENIED, error="no")

@@ -7,7 +7,7 @@ import pytest
 from datamgmt.tools.base import ErrorClass, TransferTool
 from datamgmt.tools.fake import FakeTool
 from datamgmt.tools.local import LocalTool
-from datamgmt.verification import Found, Verdict, present, verify
+from datamgmt.verification import Found, Verdict, verify
 
 PFN = "/se/file"
 
@@ -21,7 +21,6 @@ def tool() -> FakeTool:
 
 def test_a_good_file(tool):
     assert verify(tool, PFN, 10, 77) == Verdict(True, None, Found(10, 77))
-    assert present(tool, PFN, 10, 77)
 
 
 @pytest.mark.parametrize(
@@ -37,14 +36,12 @@ def test_a_bad_file_is_told_with_what_was_found(tool, pfn, size, adler32, code, 
     assert (verdict.ok, verdict.code, verdict.found) == (False, code, found)
     assert verdict.error
     assert pfn in verdict.error
-    assert not present(tool, pfn, size, adler32)
 
 
 def test_a_silent_storage_is_not_known_rather_than_bad(tool):
     tool.silent.add("/se")
     verdict = verify(tool, PFN, 10, 77)
     assert (verdict.ok, verdict.code) == (False, ErrorClass.STORAGE_SILENT)
-    assert not present(tool, PFN, 10, 77)
 
 
 def test_a_corrupting_copy_that_reports_success_is_caught():
