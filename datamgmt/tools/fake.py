@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from datamgmt.tools.base import CopyResult, ErrorClass, Stat, ToolError
@@ -36,7 +36,7 @@ class FakeTool:
         corrupt: float = 0.0,
         hollow: bool = False,
     ) -> None:
-        self.files: dict[str, tuple[int, int]] = {}
+        self.files: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self.silent: set[str] = set()
         """PFN prefixes whose storage does not answer."""
         self._seed = seed
@@ -110,7 +110,7 @@ class FakeTool:
     def _pretend(self, dest: str, content: tuple[int, int], seconds: float) -> CopyResult:
         self.files[dest] = content
         if len(self.files) > REMEMBERED:
-            del self.files[next(iter(self.files))]
+            self.files.popitem(last=False)
         return CopyResult(ok=True, bytes=content[0], seconds=seconds)
 
     def _drawn(self, kind: str, source: str, dest: str) -> float:
