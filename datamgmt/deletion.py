@@ -286,8 +286,7 @@ def _put_off(conn: Connection, waiting: Sequence[tuple[Row, int]], now: datetime
         bulk.write(conn, [Change(deletion, {"id": [row.id for row, _ in waiting]}, put=put)])
         replicas.set_leaving_all(conn, [row.place for row, _ in waiting], until)
         # The router is to find other sources for what has not got all its files yet.
-        for se_id in sorted({row.se_id for row, _ in waiting}):
-            destinations.stir(conn, [row.block_id for row, _ in waiting if row.se_id == se_id], se_id)
+        destinations.stir_all(conn, [row.place for row, _ in waiting])
 
 
 def _refuse(conn: Connection, judged: Sequence[tuple[Row, Why]], now: datetime) -> None:
@@ -308,9 +307,13 @@ def release(
 ) -> int:
     """Let go of replicas that nobody asks for any more, finished or not; how many went.
 
-    The caller has made sure, under the blocks' locks, that no hop starts there. A last good replica stays.
+    A last good replica stays, and so does one that copies are made from. The caller holds the blocks' locks.
     """
-    return len(keys) - len(_release(conn, keys, now, custodial_too=custodial_too))
+    if not keys:
+        return 0
+    busy = sources_in_use(conn, [block_id for block_id, _ in keys])
+    free = [key for key in keys if key not in busy]
+    return len(free) - len(_release(conn, free, now, custodial_too=custodial_too))
 
 
 def _release(
@@ -323,6 +326,8 @@ def _release(
     """Those that stay, and why."""
     kept = replicas.mark_deleting_all(conn, keys, custodial_too=custodial_too)
     gone = [key for key in keys if key not in kept]
+    if not gone:
+        return told(kept)
     ids = {"ids": sorted({block_id for block_id, _ in gone})}
     copied, wanted = reads.rows(conn, [Read(COPIED_TO, ids), Read(WANTED, ids)])
     repaired = {(block_id, se_id) for block_id, se_id, repair in wanted if repair}

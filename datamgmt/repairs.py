@@ -111,16 +111,42 @@ REPEAT = (
     )
     .values(cursor_id=0, valid_until=destinations.AGAIN)
 )
+#: What waits or was given up.
+_UNDECIDED = select(
+    *(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes"))
+).where(one_of(transfer.c.state, (*WAITING, TransferState.FAILED)))
+#: Of files that never come.
 _LOST_FILE = and_(invalid_file.c.file_id == transfer.c.file_id, invalid_file.c.code == InvalidCode.LOST)
-#: What waits for files that never come, or was given up.
-_IN_VAIN = (
-    select(*(transfer.c[name] for name in ("id", "block_id", "src_se_id", "dst_se_id", "state", "bytes")))
-    .join_from(invalid_file, transfer, _LOST_FILE)
-    .where(one_of(transfer.c.state, (*WAITING, TransferState.FAILED)))
-    .order_by(transfer.c.id)
+_IN_VAIN = _UNDECIDED.join_from(invalid_file, transfer, _LOST_FILE)
+#: Repairs that have followed their block to a source that lacks the file too.
+_LACKED_TOO = _UNDECIDED.join_from(
+    file_exception,
+    transfer,
+    and_(transfer.c.file_id == file_exception.c.file_id, transfer.c.src_se_id == file_exception.c.se_id),
+).join(
+    block_dest,
+    and_(
+        block_dest.c.block_id == transfer.c.block_id,
+        block_dest.c.se_id == transfer.c.dst_se_id,
+        block_dest.c.repair == 1,
+    ),
 )
-IN_VAIN_OF = _IN_VAIN.where(within(transfer.c.id)).with_for_update(key_share=True, of=transfer)
-IN_VAIN = _IN_VAIN.limit(bindparam("n", type_=Integer))
+
+
+def _some(found: Select[Any]) -> Select[Any]:
+    return found.order_by(transfer.c.id).limit(bindparam("n", type_=Integer))
+
+
+def _locked(found: Select[Any]) -> Select[Any]:
+    return (
+        found.where(within(transfer.c.id))
+        .order_by(transfer.c.id)
+        .with_for_update(key_share=True, of=transfer)
+    )
+
+
+IN_VAIN, IN_VAIN_HELD = _some(_IN_VAIN), _locked(_IN_VAIN)
+LACKED_TOO, LACKED_TOO_HELD = _some(_LACKED_TOO), _locked(_LACKED_TOO)
 LEAVE_OUT = delete(transfer).where(within(transfer.c.id))
 #: Copies to which all has come but lost files.
 _TRANSFERS = (transfer.c.block_id == block_dest.c.block_id, transfer.c.dst_se_id == block_dest.c.se_id)
@@ -217,12 +243,20 @@ def _look_again(conn: Connection, now: datetime) -> int:
 
 
 def leave_out(conn: Connection, now: datetime) -> int:
-    """Copy lost files to nowhere; how many copies are not made."""
-    found = conn.execute(IN_VAIN, {"n": SLICE}).all()
+    """Copy lost files to nowhere, and mend none from where it is faulty too; how many copies are not made.
+
+    What a repair has left out is queued again once it has another source.
+    """
+    lost = _leave_out(conn, IN_VAIN, IN_VAIN_HELD, now)
+    return lost + _leave_out(conn, LACKED_TOO, LACKED_TOO_HELD, now)
+
+
+def _leave_out(conn: Connection, some: Select[Any], locked: Select[Any], now: datetime) -> int:
+    found = conn.execute(some, {"n": SLICE}).all()
     if not found:
         return 0
     lock_rows(conn, block, {row.block_id for row in found})
-    held = conn.execute(IN_VAIN_OF, {"ids": [row.id for row in found]}).all()
+    held = conn.execute(locked, {"ids": [row.id for row in found]}).all()
     conn.execute(LEAVE_OUT, {"ids": [row.id for row in held]})
     waited = [row for row in held if row.state in WAITING]
     gone = (((row.src_se_id, row.dst_se_id), Queue(-1, -row.bytes)) for row in waited)

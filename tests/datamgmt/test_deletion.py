@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from grids.data_grid import DataGrid
 from grids.together import at_once
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from catalogs import exceptions, recount, replicas
 from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
-from catalogs.tables import block_replica
+from catalogs.tables import block, block_replica
 from datamgmt import allocating, deletion, removal, subscriptions
 from datamgmt.deletion import Asker, Due
 from datamgmt.deletion_states import DeletionState
@@ -22,7 +22,7 @@ from datamgmt.hindrances import Terms
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest
 from datamgmt.tables import deletion as deletion_table
-from gridcore.db import Database
+from gridcore.db import Database, lock_rows
 from gridcore.errors import NotFound
 
 DAY = timedelta(days=1)
@@ -173,13 +173,18 @@ def test_racing_deeds_leave_one_copy(grid: DataGrid) -> None:
     restored = update(block_replica).values(state=ReplicaState.COMPLETE, delete_at=None)
     gone = update(deletion_table).values(state=DeletionState.DELETED)
     third = [(1, grid.ids["C"])]
+
+    def release(conn: Connection, now: datetime) -> int:
+        lock_rows(conn, block, [1])
+        return deletion.release(conn, third, now)
+
     for _ in range(5):
         for name in "AB":
             ask(grid, name, undelete=timedelta())
         begun = at_once(
             lambda: carry_out(grid).begun,
             lambda: carry_out(grid).begun,
-            lambda: grid.do(lambda conn, now: deletion.release(conn, third, now)),
+            lambda: grid.do(release),
         )
         assert sum(begun) == 2
         assert list(grid.replicas().values()).count(ReplicaState.COMPLETE) == 1

@@ -8,17 +8,18 @@ from datetime import timedelta
 
 import pytest
 from grids.data_grid import DataGrid, Worker, content
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from catalogs import exceptions, replicas
 from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block, block_replica, file_exception, invalid_file
-from datamgmt import deletion, repairs
+from datamgmt import deletion, repairs, transfers
 from datamgmt.deletion import Asker
+from datamgmt.filling import NOBODY, Chosen, fill
 from datamgmt.reasons import Reason
-from datamgmt.tables import block_dest, transfer
+from datamgmt.tables import block_dest, transfer, transfer_error
 from gridcore.db import Database
 
 HOUR = timedelta(hours=1)
@@ -161,6 +162,30 @@ def test_each_missing_file_comes_from_where_it_is(grid: DataGrid, worker: Worker
     repair_all(grid, worker)
     assert grid.count(file_exception) == grid.count(block_dest) == grid.count(transfer) == 0
     assert all(well(grid, name, one) for name in "ABC" for one in (1, 2, 3, 4))
+
+
+def test_what_waits_follows_to_no_source_that_lacks_it_too(grid: DataGrid, worker: Worker) -> None:
+    """The router has found another source, which has some of the files but not the one that waits."""
+    spoil(grid, "A", 1, 2)
+    spoil(grid, "B", 2)
+    spoil(grid, "C", 1)
+    arrange(grid)
+    at_a = block_dest.c.se_id == grid.ids["A"]
+    ends = {"src_se_id": grid.ids["B"], "cursor_id": 0}
+    grid.do(lambda conn, _: conn.execute(update(block_dest).where(at_a).values(**ends)))
+    hop = grid.ids["B"], grid.ids["A"]
+    chosen = {hop: [Chosen(1, 4, 4, repairs.PRIORITY, NOBODY, True)]}
+    keys = grid.keys.take("transfer", 4)
+    assert grid.do(lambda conn, now: fill(conn, chosen, keys, now)) == 1
+    grid.do(lambda conn, _: conn.execute(update(block_dest).where(at_a).values(src_se_id=grid.ids["C"])))
+    assert grid.do(lambda conn, now: transfers.follow(conn, [(1, grid.ids["A"])], now)) == 1
+    waits = select(transfer.c.file_id, transfer.c.src_se_id)
+    assert grid.rows(waits) == [(1, grid.ids["C"])]
+    assert grid.do(repairs.leave_out) == 1
+    assert grid.rows(waits) == []
+    repair_all(grid, worker)
+    assert grid.count(transfer_error) == 0
+    assert grid.count(file_exception) == grid.count(block_dest) == grid.count(transfer) == 0
 
 
 def only_at_a(grid: DataGrid, worker: Worker) -> None:
