@@ -262,7 +262,8 @@ class _Router:
                     self.words[key] = word
             elif mine is not None:
                 self._say(key, word, mine.word)
-            elif key not in self.copies:
+            elif key not in self.copies or self.copies[key].state is ReplicaState.COPYING:
+                # What a route that changed has left half there, and nobody has taken away yet, goes on.
                 self.changes.add.append(NewTransit(key, word, taker))
 
     def _first_hops(self) -> dict[ReplicaKey, list[Dest]]:

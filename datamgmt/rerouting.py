@@ -55,6 +55,11 @@ class _There:
         copy = self.copies.get(key)
         return copy is not None and copy.state is ReplicaState.COMPLETE
 
+    def may_begin(self, key: ReplicaKey) -> bool:
+        """Whether there is nothing, or what another route has begun and left."""
+        copy = self.copies.get(key)
+        return copy is None or copy.state is ReplicaState.COPYING
+
 
 def apply(conn: Connection, changes: Changes, now: datetime) -> dict[str, int]:
     """Make the changes: how many rows are "decided", how many files "requeued" on other hops.
@@ -66,7 +71,7 @@ def apply(conn: Connection, changes: Changes, now: datetime) -> dict[str, int]:
     there = _there(conn, changes.blocks())
     changes = changes.of_blocks(_unchanged(changes, there))
     words = _with_holders(conn, {key: word for key, word in changes.words.items() if key in there.rows})
-    add = [new for new in changes.add if new.key not in there.rows and new.key not in there.copies]
+    add = [new for new in changes.add if new.key not in there.rows and there.may_begin(new.key)]
     gone = sorted(
         {*changes.drop, *(key for key in changes.complete if there.complete(key))} & there.rows.keys()
     )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from grids.data_grid import DataGrid
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from catalogs import replicas, sites
 from catalogs.states import ReplicaState, Switch
@@ -167,6 +167,42 @@ def test_a_transit_copy_goes_when_no_route_passes_it_any_more(grid: DataGrid) ->
     route(grid)
     assert grid.replicas()[1, "C"] is ReplicaState.DELETING
     assert grid.replicas()[1, "D"] is ReplicaState.COMPLETE
+
+
+def test_a_route_that_comes_back_goes_on_with_what_it_left_half_there(database: Database) -> None:
+    grid = DataGrid(database)
+    grid.link("AB", "BD", "AC", "CD")
+    grid.produce(2)
+    grid.subscribe("D")
+    allocate(grid)
+    a, d = grid.ids["A"], grid.ids["D"]
+
+    def first_stop(shut: int | None) -> int:
+        """The route's first stop, with the link to `shut` out of use, and nothing taken away meanwhile."""
+
+        def unit(conn: Connection, now: datetime) -> None:
+            for end in (grid.ids["B"], grid.ids["C"]):
+                state = Switch.DISABLED if end == shut else Switch.ENABLED
+                sites.set_link_state(conn, a * 100 + end, state, None)
+            destinations.stir(conn, [1], a)
+            destinations.stir(conn, [1], d)
+
+        grid.do(unit)
+        changes = decide(grid)
+        grid.do(lambda conn, now: rerouting.apply(conn, changes, now))
+        ((path,),) = grid.rows(select(block_dest.c.path).where(block_dest.c.se_id == d))
+        return int(path[1])
+
+    first = first_stop(None)
+    other = first_stop(first)
+    assert other != first
+    assert first_stop(other) == first
+    assert [row[0] for row in wanted(grid)] == [first, d]
+    grid.do(lambda conn, now: leftovers.release(conn, leftovers.idle(conn, 100), now))
+    grid.check()
+    assert {se for (_, se), state in grid.replicas().items() if state is ReplicaState.COPYING} == {
+        next(name for name, key in grid.ids.items() if key == first)
+    }
 
 
 def test_a_transit_copy_that_a_hop_begins_at_is_not_idle(grid: DataGrid) -> None:
