@@ -29,6 +29,7 @@ from catalogs.tables import (
     dir_,
     file_parent,
     file_run,
+    holding,
 )
 from gridcore.db import bulk, lock_rows, outbox
 from gridcore.db.bulk import Change, New, Same, Values, Write
@@ -37,6 +38,8 @@ from gridcore.db.keys import Keys
 from gridcore.db.statements import insert_new
 from gridcore.errors import Busy, Conflict
 
+#: What registration fills.
+FILLED = (dataset, block, block_replica, block_run, data_file, dir_, file_parent, file_run, holding)
 #: How often a call looks anew which of its files others have just registered.
 LOOKS = 5
 

@@ -29,12 +29,15 @@ from catalogs.sites import StorageElement
 from catalogs.states import DatasetState
 from gridapp import naming
 from gridcore import audit, identity
+from gridcore.db import bulk
 from gridcore.errors import Conflict, NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.ids import check_dataset
 
 #: Faults that are told; with as many the reading ends.
 TOLD = 20
+#: New files after which the planner is told.
+MANY = 10_000
 #: Rest after a transaction while agents work on the same SQLite, as a part of the time it took.
 REST = 1.0
 
@@ -328,6 +331,8 @@ class _Writer:
                 time.sleep((time.monotonic() - began) * REST)
             done += len(portion.batch)
             self.tell(f"registered {done:,} of {self.sums.files:,} files")
+        if self.sums.files - self.sums.known >= MANY:
+            self.context.database.transaction(lambda conn: bulk.analyze(conn, registration.FILLED))
         return left_out
 
     def _portions(self) -> Iterator[Portion]:

@@ -45,7 +45,10 @@ def dataset_list(place: Place, pattern: str, limit: int) -> list[Record]:
 @dataset.command("show")
 @click.argument("name")
 @blocks_option
-@shown(block_list=("name", "state", "files", "bytes", "replicas"))
+@shown(
+    subscriptions=("id", "block?", "se", "state", "group?", "files_done", "files", "percent?", "reason"),
+    block_list=("name", "state", "files", "bytes", "replicas"),
+)
 @click.pass_obj
 def dataset_show(place: Place, name: str, limit: int) -> Record:
     """One dataset: what is said of it, what it was made from and into, its blocks and who has them."""

@@ -93,6 +93,7 @@ def agent_run(place: Place, name: str) -> None:
     tasks=("name", "state", "jobs"),
     deliveries=("se", "state", "sentence", "dataset?"),
     reasons=("code", "sentence", "turn", "cure?"),
+    missing_blocks=("block", "se?", "decided_at?", "reasons"),
 )
 @click.pass_obj
 def why(place: Place, what: str) -> Record:

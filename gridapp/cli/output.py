@@ -207,6 +207,8 @@ def cell(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case Change(None, after):
+            return cell(after)
         case Change(before, after):
             return f"{cell(before)} -> {cell(after)}"
         case {"sentence": str() as sentence}:

@@ -114,6 +114,13 @@ def write(conn: Connection, writes: Sequence[Write]) -> list[int]:
     return found
 
 
+def analyze(conn: Connection, tables: Iterable[Table]) -> None:
+    """Have PostgreSQL count anew what is in tables that were filled in bulk: until it does so by itself, its
+    plans are those of the tables before. No other database needs it."""
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(f"ANALYZE {', '.join(one.name for one in tables)}")
+
+
 def portably(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """The same by SQLAlchemy alone, for any database."""
     return [_execute(conn, _Bound(one.shape(), one.lists())) for one in writes]

@@ -202,6 +202,7 @@ def test_links_are_switched_and_it_is_written_down(grid: Path) -> None:
 
 #: Where --distance and --rate-cap would take part in sums, and the others be cut off by a database.
 WRONG_OF_LINKS = (
+    ("--park", "--open"),
     ("--distance", "nan"),
     ("--rate-cap", "nan"),
     ("--rate-cap", "inf"),

@@ -254,6 +254,20 @@ def test_a_dataset_is_made_once(place: Path, shelf: Shelf) -> None:
     run(place, "dataset", "create", "/MinBias/Spring26-v3/RAW", code=4)
 
 
+def test_a_dataset_of_many_blocks_shows_the_first(place: Path, shelf: Shelf) -> None:
+    name = "/Many/v1/RAW"
+    run(place, "dataset", "create", name, "--block-files", 1)
+    listed = place / "list.csv"
+    listed.write_text("lfn,bytes,adler32\n" + "".join(f"/store/m/{n}.root,1,{n:08x}\n" for n in range(5)))
+    run(place, "dataset", "import", listed, "--se", SE, "--dataset", name)
+    args = ["dataset", "show", name, "--blocks", "2", "--dir", str(place)]
+    result = CliRunner().invoke(main, args)
+    assert len(json.loads(result.stdout)["block_list"]) == 2
+    assert f"the first 2 of 5 blocks; all: tierflow block list {name} --limit 5" in result.stderr
+    (told,) = [one for one in run(place, "dataset", "history", name) if one["change"] == "import begun"]
+    assert (told["detail"]["files"], told["detail"]["known"]) == (5, 0)
+
+
 def test_what_is_in_a_dataset(place: Path, shelf: Shelf) -> None:
     shelf.register(12)
     first = run(place, "dataset", "files", DATASET, "--limit", 5)

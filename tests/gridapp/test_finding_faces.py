@@ -148,6 +148,8 @@ def test_commands_on_an_empty_catalogue(embedded: Path) -> None:
         assert (result.exit_code, json.loads(result.stdout)) == (0, [])
     assert run("dataset", "find", "tier>RAW", "--dir", embedded).exit_code == 2
     assert run("dataset", "find", "--dir", embedded).exit_code == 2
+    assert "upper and lower case count" in run("dataset", "find", "tier=raw", "--dir", embedded).stderr
+    assert "dataset=/A/*" in run("dataset", "find", "/A/*", "--dir", embedded).stderr
     result = run("dataset", "where", "/A/b/RAW", "--dir", embedded)
     assert "there is no dataset /A/b/RAW" in result.stderr
     sites = json.loads(run("site", "list", "--dir", embedded).stdout)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from agents.runtime.agent import Context
 from catalogs import bookkeeping, discovery, listing, location, registration, sites
@@ -177,6 +177,26 @@ def test_what_cannot_be_registered_leaves_nothing(desk: Desk, rows: list[dict[st
         desk.run(desk.list_of(*rows))
     assert says in caught.value.message
     assert desk.files() == 1
+
+
+@pytest.mark.slow
+def test_the_planner_is_told_of_a_large_import(
+    postgres_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(postgres_db, tmp_path)
+    monkeypatch.setattr(importing, "MANY", 5)
+    desk.run(desk.list_of(*(file(n) for n in range(5))))
+    told = text("SELECT count(*) FROM pg_stats WHERE tablename = 'data_file' AND attname = 'block_id'")
+    assert desk.read(lambda conn: conn.execute(told).scalar_one()) == 1
+
+
+def test_each_fault_has_a_line_of_its_own(desk: Desk) -> None:
+    with pytest.raises(UsageError) as caught:
+        desk.run(desk.list_of(file(0, bytes=-1), file(1, adler32=None), file(2)))
+    assert caught.value.message.startswith("line 1: its bytes are -1")
+    assert caught.value.hint == (
+        "line 2: it has no checksum: adler32, or checksum as adler32:...\nnothing was written"
+    )
 
 
 def test_a_name_without_pfn_is_refused(desk: Desk) -> None:

@@ -45,6 +45,16 @@ def test_escape_sequences_go_whole() -> None:
     assert output.safe("Größe /store/mc") == "Größe /store/mc"
 
 
+def test_a_change_is_told_to_people_and_a_list_in_json() -> None:
+    record = {"energy": output.Change(7.7, 8.0), "collision": output.Change(None, "AuAu")}
+    assert output.cell(record) == "energy 7.7 -> 8, collision AuAu"
+    assert json.loads(shown(io.StringIO(), record)) == {"energy": [7.7, 8.0], "collision": [None, "AuAu"]}
+
+
+def test_moments_are_told_to_the_second() -> None:
+    assert output.cell("until 2026-11-22T10:19:17.352638+00:00") == "until 2026-11-22T10:19:17Z"
+
+
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none())))
 def test_a_pipe_gets_one_json_document(rows: list[dict[str, Any]]) -> None:
     text = shown(io.StringIO(), rows)

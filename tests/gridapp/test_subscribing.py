@@ -9,6 +9,7 @@ import pytest
 from grids.data_grid import DATASET, DataGrid
 
 from gridapp import subscribing
+from gridapp.insights import deliveries
 from gridapp.subscribing import Terms
 from gridcore import accounts
 from gridcore.db import Database
@@ -55,6 +56,10 @@ def test_of_what_is_asked_at_once_each_place_decides_its_own(grid: DataGrid) -> 
         subscribe(grid, ANNA, se, ask_id="trip")
     done = subscribing.decide(grid.context(), "trip", BERT, approved=False, comment="full")
     assert [(one["se"], one["state"]) for one in done] == [("T2_B", "DENIED")]
+    with grid.database.snapshot() as conn:
+        shown = deliveries.subscription(conn, int(done[0]["subscription"]))
+    assert {one["sentence"] for one in shown["block_list"]} == {shown["reason"]}
+    assert "full" in shown["reason"]
     with pytest.raises(NotFound):
         subscribing.decide(grid.context(), "nothing", BERT, approved=True)
 

@@ -60,6 +60,26 @@ def test_no_parts_of_lfns(part):
             ids.check_lfn(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("/store/a/../b", "'..'"),
+        ("/store//a", "a part between slashes is empty"),
+        ("/store/a/", "a part between slashes is empty"),
+        ("/store/a\x07", "'\\x07'"),
+        ("/store/a b", "' '"),
+        ("/data/a", "does not begin with /store/"),
+        ("/store/.a", "begins with neither a letter nor a digit"),
+        ("/store/" + "a" * 10_000, "an LFN of 10007 characters is too long: at most 500, 200 a part"),
+    ],
+)
+def test_what_is_wrong_with_an_lfn_is_told(text, says):
+    with pytest.raises(UsageError) as caught:
+        ids.check_lfn(text)
+    assert says in caught.value.message
+    assert len(caught.value.message) < 600
+
+
 @given(st.text(alphabet="/store.ab-_ \n", max_size=30))
 def test_an_lfn_never_climbs(text):
     try:
