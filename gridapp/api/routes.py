@@ -33,6 +33,8 @@ from gridcore.selectors import LENGTH_MAX
 
 LIMIT_MAX = 1000
 NAME_MAX = 700
+#: A week: bins are kept no longer than that is asked for.
+HOURS_MAX = 168
 
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="rows at most")]
 Key = Annotated[int, Path(ge=0, le=KEY_MAX)]
@@ -156,9 +158,9 @@ def show_where(request: Request, name: Name) -> Response:
 
 
 @v1.get("/subscriptions", dependencies=[reader])
-def list_subscriptions(request: Request, limit: Limit = 100) -> Response:
-    """Subscriptions, newest first."""
-    return _answer(request, deliveries.subscriptions, limit)
+def list_subscriptions(request: Request, state: Text = None, limit: Limit = 100) -> Response:
+    """Subscriptions, newest first, in one state or any."""
+    return _answer(request, deliveries.subscriptions, limit, state)
 
 
 @v1.get("/subscriptions/{subscription_id}", dependencies=[reader])
@@ -183,6 +185,30 @@ def show_deletion(request: Request, deletion_id: Key, limit: Limit = 100) -> Res
 def list_transfers(request: Request, state: Text = None, limit: Limit = 100) -> Response:
     """Transfers of replicas that are not complete."""
     return _answer(request, transfers.transfers, state, limit)
+
+
+@v1.get("/transfers/queue", dependencies=[reader])
+def list_queues(request: Request) -> Response:
+    """Links with files that wait or are under way, and how long that takes at their rates."""
+    return _answer(request, transfers.queue)
+
+
+@v1.get("/transfers/errors", dependencies=[reader])
+def list_errors(request: Request) -> Response:
+    """Errors by link and class, the most frequent first, with whose they are."""
+    return _answer(request, transfers.errors)
+
+
+@v1.get("/transfers/quality", dependencies=[reader])
+def list_quality(request: Request, hours: Annotated[int, Query(ge=1, le=HOURS_MAX)] = 24) -> Response:
+    """What ended in each hour on each link."""
+    return _answer(request, transfers.quality, hours)
+
+
+@v1.get("/links/{src}/{dst}", dependencies=[reader])
+def show_link(request: Request, src: Name, dst: Name) -> Response:
+    """One link by its ends."""
+    return _answer(request, topology.link, src, dst)
 
 
 @v1.get("/links", dependencies=[reader])
@@ -241,7 +267,7 @@ def show_overview(request: Request) -> Response:
 
 @v1.get("/why/{what:path}", dependencies=[reader])
 def show_why(request: Request, what: Name) -> Response:
-    """Why a job, task, subscription or request is where it is."""
+    """Why a job, task, request, subscription, block, file, link or deletion is where it is."""
     return JSONResponse(explain(request, what))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
@@ -25,9 +26,14 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """The value with moments as ISO text, enums as their values, and the same within lists and dicts."""
+    """The value with moments as ISO text, enums as their values, and the same within lists and dicts.
+
+    Sums of large integers, which PostgreSQL gives as decimals, are integers.
+    """
     if isinstance(value, datetime):
         return iso(value)
+    if isinstance(value, Decimal):
+        return int(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

@@ -21,6 +21,7 @@ from gridapp.insights.answers import Answer
 from gridapp.insights.topology import se_names
 from gridapp.insights.values import iso, plain, record, some
 from gridapp.insights.waits import Told, told
+from gridcore.amounts import size
 from gridcore.errors import NotFound
 
 #: How far back copies are counted.
@@ -83,7 +84,7 @@ def why_link(conn: Connection, src: str, dst: str, now: datetime) -> Answer:
             *(one.sentence for one in said),
             f"{_places(view, now)} files at a time: {shown.rationale or view.state.rationale}",
             *(_TRIED if dead and not load.files else ()),
-            f"{some(routed[0], 'block')} of {routed[1]} bytes routed over it",
+            f"{some(routed[0], 'block')} of {size(int(routed[1]))} routed over it",
             f"{some(load.files, 'file')} queued or under way",
             *(_error(one) for one in errors[:3]),
             *([f"last error: {shown.last_error}"] if shown.last_error and not errors else []),

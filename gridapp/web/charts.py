@@ -15,6 +15,8 @@ JOB_STATES = (
     *("RETRY_WAIT", "LOST", "HELD", "FAILED", "KILLED"),
 )
 WIDTH, ROW, TOP = 440, 108, 34
+#: Links in a picture: more would hide each other.
+DRAWN = 120
 NODE_W, NODE_H = 112, 44
 
 
@@ -58,6 +60,14 @@ def _bar(label: str, pieces: Sequence[str]) -> str:
 # --- the grid as a picture ---------------------------------------------------------------------------
 
 
+def drawn(links: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The links a picture can show: all of a small grid; of a large one those not open, then the busiest."""
+    if len(links) <= DRAWN:
+        return links
+    told = [one for one in links if one["state"] != "OPEN" or one["active"]]
+    return sorted(told, key=lambda one: (one["state"] == "OPEN", -one["active"]))[:DRAWN]
+
+
 def topology(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]]) -> str:
     """Sites by tier from top to bottom and the links between their storage elements, coloured by state."""
     tiers: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
@@ -67,7 +77,7 @@ def topology(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, An
     places = _places(tiers, width)
     height = TOP + ROW * max(len(tiers) - 1, 0) + NODE_H
     ses = {se["name"]: site["name"] for site in sites for se in site["storage"]}
-    lines = [_line(one, places, ses) for one in links]
+    lines = [_line(one, places, ses) for one in drawn(links)]
     nodes = [_node(site, *places[site["name"]]) for site in sites]
     bad = sum(one["state"] != "OPEN" for one in links)
     told = f"{len(sites)} sites, {len(links)} links, {bad} of them not open"

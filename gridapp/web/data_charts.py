@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gridapp.web.charts import untangled, words
+from gridapp.web.charts import drawn, untangled, words
 from gridcore.amounts import size
 
 #: Kinds of bytes in the order a bar shows them, with their classes.
@@ -125,7 +125,7 @@ def fabric(sites: Sequence[Mapping[str, Any]], links: Sequence[Mapping[str, Any]
     """
     places, (wide, high) = _places(untangled(sites, links))
     home = {se["name"]: site["name"] for site in sites for se in site["storage"]}
-    pairs = _pairs(links, home)
+    pairs = _pairs(drawn(links), home)
     labelled = len(pairs) <= LABELLED
     lines = [_line(found, places[a], places[b], labelled) for (a, b), found in sorted(pairs.items())]
     nodes = [_node(site, places[site["name"]]) for site in sites]

@@ -24,8 +24,8 @@ from gridcore.db import dbnow
 from gridcore.errors import UsageError
 from gridcore.selectors import LENGTH_MAX
 
-#: Rows of a page; links listed, trouble and traffic first.
-PAGE, LINKS_SHOWN, ERRORS_SHOWN = 50, 300, 60
+#: Rows of a page; links listed, trouble and traffic first; queues and errors beside pictures.
+PAGE, LINKS_SHOWN, QUEUES_SHOWN, ERRORS_SHOWN = 50, 300, 60, 60
 #: After how many seconds a page is refreshed: what changes slowly less often.
 OFTEN_S = 5
 REFRESHED = {"datasets": 60, "dataset": 20, "transfers": 20, "deletions": 20, "sites": 10}
@@ -104,19 +104,26 @@ def dataset(request: Request, name: Name, after: Before = 0) -> Response:
 
 @router.get("/transfers", dependencies=[reader])
 def transfers(request: Request) -> Response:
-    """How well links work, what queues on them, and the last errors with their owners."""
+    """What links moved and how well they work, what queues on them, the last errors with their owners."""
 
     def question(conn: Connection) -> dict[str, Any]:
-        now = dbnow(conn)
-        return {
-            "at": iso(now),
-            "hours": traffic.hours(conn, now),
-            "quality": traffic.quality(conn, now),
-            "links": by_need(topology.links(conn)),
-            "errors": last(transfer_rows.errors(conn)),
-        }
+        links = by_need(topology.links(conn))
+        return {"now": dbnow(conn), "links": links, "errors": last(transfer_rows.errors(conn))}
 
-    return _shown(request, "transfers", "transfers", **ask(request, question))
+    seen = ask(request, question)
+    now = seen.pop("now")
+    # Each in a snapshot of its own: of many links there are many bins.
+    hours, quality = ask(request, traffic.hours, now), ask(request, traffic.quality, now)
+    return _shown(
+        request,
+        "transfers",
+        "transfers",
+        at=iso(now),
+        hours=hours,
+        quality=quality,
+        shown=QUEUES_SHOWN,
+        **seen,
+    )
 
 
 @router.get("/links", dependencies=[reader])

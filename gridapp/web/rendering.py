@@ -115,6 +115,7 @@ def _made() -> Environment:
         "linked": linked,
         "static": static,
         "JOB_STATES": charts.JOB_STATES,
+        "DRAWN": charts.DRAWN,
         "PAGES": PAGES,
     }
     return made

@@ -76,6 +76,8 @@ def test_every_route_has_exactly_one_policy(made: tuple[FastAPI, Names]) -> None
         *("requests", "requests/1", "tasks", "tasks?state=active", "jobs", "jobs?state=FAILED&limit=5"),
         *("shares", "datasets", "datasets?pattern=*GEN", "subscriptions", "subscriptions/1", "transfers"),
         *("transfers?state=RETRY_WAIT", "links", "sites", "agents", "overview", "why/sub:1", "openapi.json"),
+        *("transfers/queue", "transfers/quality?hours=9", "subscriptions?state=active"),
+        "links/Larch_Disk/Alder_Disk",
         "tasks?unknown=1",
     ],
 )

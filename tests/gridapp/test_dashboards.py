@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from full_grid import START, full_grid
 from grids.data_grid import DataGrid
+from grids.plans import explained
 from sqlalchemy import event, select, update
 
 from catalogs.tables import link
@@ -17,7 +19,8 @@ from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import block_dest, link_bin, subscription, transfer
 from datamgmt.transfer_states import TransferState
-from gridapp.insights import dashboards, deletions, spaces, traffic
+from gridapp.insights import dashboards, deletions, spaces, traffic, waits
+from gridapp.insights.why import why
 from gridcore.db import Database, insert_rows
 
 
@@ -95,6 +98,19 @@ def test_where_nothing_is_under_way_all_is_shown(database: Database) -> None:
     assert seen["turns"] == []
 
 
+def test_why_of_a_link_is_json_with_what_went_over_it(database: Database) -> None:
+    grid = wanting(database)
+    (way, *_) = (key for (key,) in grid.rows(select(link.c.id).order_by(link.c.id)))
+    src, dst = grid.rows(select(link.c.src_se_id, link.c.dst_se_id).where(link.c.id == way))[0]
+    one = {"link_id": way, "bin_start": grid.clock.now(), "files_ok": 2, "files_bad": 1, "busy_s": 1.0}
+    grid.do(lambda conn, _: insert_rows(conn, link_bin, [{**one, "bytes_ok": 10**12}]))
+    names = {key: name for name, key in grid.ids.items()}
+    with grid.database.snapshot() as conn:
+        answer = why(conn, f"link:T2_{names[src]}>T2_{names[dst]}", grid.clock.now())
+    evidence = json.loads(json.dumps(answer["evidence"]))
+    assert evidence["last_2_h"] == {"files_ok": 2, "files_bad": 1, "bytes_ok": 10**12}
+
+
 # --- deletions ---------------------------------------------------------------------------------------
 
 
@@ -161,6 +177,25 @@ GROWING = (
     *("block_dest", "block_replica", "holding", "deletion", "link_bin", "block", "dataset", "transfer"),
     *("data_file", "file_exception", "subscription_history"),
 )
+
+
+#: Of the hot statements: what they may be asked with, and the index that finds the rows of the large table.
+HOT = [
+    (dashboards.WAITS, {"ids": [1, 2], "n": 9}, "ix_block_dest_subscription_id"),
+    (dashboards.FAILING, {"ids": [1, 2], "n": 9}, "ix_transfer_block_id"),
+    (waits.FAILURE, {"ids": [1, 2]}, "transfer"),
+    (traffic.HOURS, {"ids": [1, 2], "since": START}, "link_bin"),
+]
+
+
+@pytest.mark.parametrize(("statement", "binds", "index"), HOT)
+def test_large_tables_are_entered_by_their_indexes(
+    database: Database, statement: Any, binds: dict[str, Any], index: str
+) -> None:
+    steps = explained(database, statement, binds, as_if_large=True)
+    large = [one for one in steps if re.search(r"\b(transfer|block_dest|link_bin)\b", one)]
+    assert any(index in one for one in steps), steps
+    assert not [one for one in large if "SCAN " in one or "Seq Scan" in one], steps
 
 
 @pytest.mark.parametrize(

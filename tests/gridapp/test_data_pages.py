@@ -125,6 +125,7 @@ def test_the_quality_of_links_is_text_as_well_as_colour(
     monkeypatch.setattr(data_pages, "dbnow", lambda conn: START + timedelta(hours=1))
     page = client.get("/data/transfers").text
     assert re.search(r'<td class="q-fair"><b><a [^>]*>95</a></b><span>101</span></td>', page)
+    assert {one["error_class"] for one in client.get("/api/v1/transfers/errors").json()} >= {"DEST_FULL"}
     assert re.search(r"dest full \S+ → \S+ destination 7 2026-03-01", text_of(page))
     monkeypatch.setattr(data_pages, "dbnow", lambda conn: START + timedelta(days=3))
     assert "Nothing was copied." in client.get("/data/transfers").text

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridapp.web import data_charts, data_pages
+from gridapp.web import charts, data_charts, data_pages
 from gridapp.web.rendering import due, linked, static
 
 BYTES = st.integers(0, 10**16)
@@ -62,6 +62,15 @@ def test_the_picture_joins_sites_by_their_worst_link() -> None:
     assert "T2_&lt;C&gt;" in picture
     assert "4 MB/s" in picture
     assert ElementTree.fromstring(data_charts.fabric([], [])).tag == "svg"
+
+
+def test_of_a_large_grid_only_trouble_and_traffic_is_drawn() -> None:
+    calm = [way("a", "b")] * charts.DRAWN
+    busy = [way("a", "b", active=n) for n in range(1, charts.DRAWN + 1)]
+    assert charts.drawn(calm) == calm
+    found = charts.drawn([*calm, *busy, way("c", "d", "PARKED")])
+    assert [one["state"] for one in found[:2]] == ["PARKED", "OPEN"]
+    assert [one["active"] for one in found[1:]] == list(range(charts.DRAWN, 1, -1))
 
 
 @given(st.integers(1, 70))

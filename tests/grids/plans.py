@@ -10,10 +10,17 @@ from sqlalchemy import Connection
 from gridcore.db import Database
 
 
-def explained(database: Database, statement: Any, binds: Mapping[str, Any]) -> list[str]:
-    """The steps of the plan, a line each, as this database writes them; nothing is run."""
+def explained(
+    database: Database, statement: Any, binds: Mapping[str, Any], *, as_if_large: bool = False
+) -> list[str]:
+    """The steps of the plan, a line each, as this database writes them; nothing is run.
+
+    `as_if_large`: tables are read from end to end only where no index serves.
+    """
 
     def unit(conn: Connection) -> list[str]:
+        if as_if_large and conn.dialect.name == "postgresql":
+            conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
         compiled = statement.compile(dialect=conn.dialect)
         values = {**compiled.params, **binds}
         for name in values:
