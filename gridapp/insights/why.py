@@ -51,6 +51,8 @@ def why(
         return _numbered(conn, numbered[1], int(numbered[2]), now).to_json()
     if link := _LINK.fullmatch(what):
         return why_link(conn, link[1], link[2], now).to_json()
+    if what.startswith("link:"):
+        raise UsageError(f"{what} names no two storage elements", hint="write link:SRC>DST, in quotes")
     if what.startswith(("/", "block:", "file:")):
         return _data(conn, what, now).to_json()
     if _JOB.fullmatch(what):

@@ -271,7 +271,8 @@ def why_file(conn: Connection, lfn: str, now: datetime) -> Answer:
             ),
         ],
         evidence={
-            **record(found, "bytes", "adler32", "events", "block", "invalid"),
+            **record(found, "bytes", "events", "block", "invalid"),
+            "adler32": f"{found.adler32:08x}",
             "copies": [record(one, "se", "site", "state", "custodial", "fault") for one in found.copies],
             "transfers": transfers,
             "reasons": [one.to_json() for one in _different([*own, *moving, *_leads(wanted)])],

@@ -123,6 +123,7 @@ def test_requests(grid: Grid) -> None:
         ("nobody/1", NotFound),
         (f"{EVENTS}@Nowhere", NotFound),
         (EVENTS, UsageError),
+        ("link:T1_DE_Alder_Disk", UsageError),
         ("", NotFound),
     ],
 )
