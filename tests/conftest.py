@@ -20,6 +20,7 @@ _FIRST: dict[tuple[str, str | None], Engine] = {}
 _COMPILED: dict[tuple[str, str | None], dict[Any, Any]] = {}
 
 # A busy machine is slow, not wrong: no test judges by the clock.
+PATIENCE_S = 60.0
 settings.register_profile("patient", settings(), deadline=None)
 settings.register_profile("brief", settings(), deadline=None, max_examples=30)
 settings.register_profile("settled", settings(), deadline=None, derandomize=True)
@@ -87,7 +88,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def sqlite_db(sqlite_url: str) -> Iterator[Database]:
     """A fresh migrated SQLite database."""
-    yield from _checked(Database(sqlite_url))
+    yield from _checked(Database(sqlite_url, statement_timeout_s=PATIENCE_S))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def postgres_db(postgres: Postgres) -> Iterator[Database]:
     """A fresh migrated PostgreSQL database."""
     url = postgres.create(_migrate)
     try:
-        yield from _checked(Database(url))
+        yield from _checked(Database(url, statement_timeout_s=PATIENCE_S))
     finally:
         postgres.drop(url)
 
