@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
-from grids.data_grid import DataGrid
+from grids.data_grid import DataGrid, Worker
 from grids.together import at_once
 from sqlalchemy import func, select, update
 
@@ -175,6 +177,74 @@ def test_what_arrived_before_a_crash_is_finished_by_the_heir(grid: DataGrid) -> 
     assert heir.cycle("transfer_agent")["completed"] == 1
     assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
     assert f"{SHARD}T2_B" in heir.held
+    heir.close()
+    grid.check()
+
+
+def workers(grid: DataGrid) -> tuple[Worker, Worker]:
+    """One that has the leases, and its heir, who takes them."""
+    old, heir = (grid.worker(name, ["transfer_agent"]) for name in ("old", "heir"))
+    old.take()
+    return old, heir
+
+
+def test_who_has_lost_its_lease_claims_nothing(grid: DataGrid) -> None:
+    old, heir = workers(grid)
+    heir.take(from_the_dead=True)
+    assert not any(old.cycle("transfer_agent").values())
+    assert grid.rows(select(transfer.c.state).distinct()) == [(TransferState.QUEUED,)]
+    old.close()
+    heir.close()
+
+
+def test_who_loses_its_lease_while_it_copies_writes_nothing_down(
+    grid: DataGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, heir = workers(grid)
+    copy = grid.tool.copy
+
+    def slow(*args, **options):
+        heir.take(from_the_dead=True)
+        return copy(*args, **options)
+
+    counts = Counter[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr(grid.tool, "copy", slow)
+        # A cycle does not wait for its copies for good.
+        while not counts["claimed"] or counts["stale"] < counts["claimed"]:
+            counts.update(old.cycle("transfer_agent"))
+    assert counts["done"] == counts["completed"] == 0
+    heir.run()
+    assert grid.replicas()[1, "B"] is ReplicaState.COMPLETE
+    old.close()
+    heir.close()
+    grid.check()
+
+
+def test_who_loses_its_lease_before_it_finishes_leaves_that_to_its_heir(
+    grid: DataGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(grid, claim(grid))
+    old, heir = workers(grid)
+    looked, look, transaction = list[int](), finishing.whole, grid.database.transaction
+
+    def seen(conn, keys):
+        looked.append(1)
+        return look(conn, keys)
+
+    def late(unit):
+        if looked:
+            looked.clear()
+            heir.take(from_the_dead=True)
+        return transaction(unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "whole", seen)
+        patch.setattr(grid.database, "transaction", late)
+        assert old.cycle("transfer_agent")["completed"] == 0
+    assert grid.replicas()[1, "B"] is ReplicaState.COPYING
+    assert heir.cycle("transfer_agent")["completed"] == 1
+    old.close()
     heir.close()
     grid.check()
 

@@ -144,6 +144,14 @@ def test_nothing_is_claimed_from_a_source_that_is_gone_or_a_hop_that_was_left(gr
     assert len(claim(grid)) == 4
 
 
+def test_nothing_is_claimed_for_a_replica_that_is_not_to_be_completed(grid: DataGrid) -> None:
+    fill(grid, 4)
+    for state, n in ((ReplicaState.DELETING, 0), (ReplicaState.COMPLETE, 0), (ReplicaState.COPYING, 4)):
+        here = update(block_replica).where(block_replica.c.se_id == B).values(state=state)
+        grid.do(lambda conn, _, here=here: conn.execute(here))
+        assert len(claim(grid)) == n
+
+
 def test_the_last_file_completes_the_replica_and_folds_the_rows(grid: DataGrid) -> None:
     fill(grid, 4)
     claimed = claim(grid)
