@@ -30,7 +30,7 @@ from datamgmt.tables import block_dest
 from datamgmt.tools.fake import FakeTool
 from gridapp import schema
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import Figure, ratio
+from gridapp.bench.measure import Figure
 from gridcore import settings
 from gridcore.bus import MemoryBus
 from gridcore.clock import SystemClock
@@ -113,26 +113,10 @@ def fabric(ground: Ground) -> list[Figure]:
     pace = made / seconds
     fault = None if made == files * (NODES - 1) else f"{made} replicas instead of {files * (NODES - 1)}"
     return [
-        _figure(ground, "fabric", made, pace, "replicas/s", AIM, fault),
-        _figure(ground, "beside_phedex", made, pace, "replicas/s", PHEDEX, fault),
-        _figure(ground, "hops", made, hops, "hops", FEWEST_HOPS, fault),
+        ground.figure("fabric", pace, "replicas/s", AIM, rows=made, error=fault),
+        ground.figure("beside_phedex", pace, "replicas/s", PHEDEX, rows=made, error=fault),
+        ground.figure("hops", hops, "hops", FEWEST_HOPS, rows=made, less_is_better=True, error=fault),
     ]
-
-
-def _figure(
-    ground: Ground, case: str, rows: int, figure: float, unit: str, limit: float, fault: str | None
-) -> Figure:
-    return Figure(
-        bench=ground.bench,
-        case=case,
-        backend=ground.backend,
-        rows=rows,
-        figure=figure,
-        unit=unit,
-        limit_figure=limit,
-        ratio=ratio(figure, limit, less_is_better=unit == "hops"),
-        error=fault,
-    )
 
 
 def _run(ground: Ground, grid: Fabric) -> float:

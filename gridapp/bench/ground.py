@@ -74,6 +74,30 @@ class Ground:
         """Call this in the end, before the databases go."""
         self._stack.callback(close)
 
+    def figure(
+        self,
+        case: str,
+        figure: float,
+        unit: str,
+        limit: float,
+        *,
+        rows: int | None = None,
+        less_is_better: bool = False,
+        error: str | None = None,
+    ) -> Figure:
+        """A figure that was found once, beside its limit; of all rows, if not of so many."""
+        return Figure(
+            bench=self.bench,
+            case=case,
+            backend=self.backend,
+            rows=self.rows if rows is None else rows,
+            figure=figure,
+            unit=unit,
+            limit_figure=limit,
+            ratio=ratio(figure, limit, less_is_better=less_is_better),
+            error=error,
+        )
+
     def compare(self, case: str, unit: str, arms: Mapping[str, Arm], *, rows: int | None = None) -> Figure:
         """The arms `ours`, `limit` and, where there is one, `bare` take turns; their medians and ratio."""
         self.say(f"measuring {self.bench} {case}")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import Arm, Figure, ratio
+from gridapp.bench.measure import Arm, Figure
 from prodsys import lumi_splitting, merging, simulation, splitting
 from prodsys.lumi_splitting import LumiFile
 from prodsys.merging import MergeInput, MergePolicy
@@ -46,14 +46,14 @@ def merges(ground: Ground) -> Figure:
     """2,000 files of 0.05 to 3 GB into files of 2 to 4 GB; the limit is what no packing can go below."""
     files, groups = _groups()
     bound = lower_bound([one.size for one in files], POLICY.max_bytes)
-    return _plain(ground, "merge", len(groups), "merges", bound, FILES, less_is_better=True)
+    return ground.figure("merge", len(groups), "merges", bound, rows=FILES, less_is_better=True)
 
 
 def under_minimum(ground: Ground) -> Figure:
     """How many of these merges are smaller than they should be; none is the limit."""
     _, groups = _groups()
     short = sum(1 for group in groups if group.bytes < POLICY.min_bytes)
-    return _plain(ground, "under_minimum", short, "merges", 0, FILES)
+    return ground.figure("under_minimum", short, "merges", 0, rows=FILES)
 
 
 def lower_bound(sizes: Iterable[int], most: int) -> int:
@@ -145,31 +145,8 @@ def shares(ground: Ground) -> list[Figure]:
     later = table.parts(simulation.DAY_H)
     first = table.parts(simulation.DAY_H, simulation.DAY_H + 6)
     found = [
-        _plain(ground, f"share_{target}", 100 * later[path], "%", target, 240)
+        ground.figure(f"share_{target}", 100 * later[path], "%", target, rows=240)
         for path, target in (("a", 60), ("b", 30), ("c", 10))
     ]
-    back = _plain(ground, "return_6h", 100 * first["b"], "%", RETURN_MOST, 240, less_is_better=True)
+    back = ground.figure("return_6h", 100 * first["b"], "%", RETURN_MOST, rows=240, less_is_better=True)
     return [*found, back]
-
-
-def _plain(
-    ground: Ground,
-    case: str,
-    figure: float,
-    unit: str,
-    limit: float,
-    rows: int,
-    *,
-    less_is_better: bool = False,
-) -> Figure:
-    """A figure that comes out the same each time."""
-    return Figure(
-        bench=ground.bench,
-        case=case,
-        backend=ground.backend,
-        rows=rows,
-        figure=figure,
-        unit=unit,
-        limit_figure=limit,
-        ratio=ratio(figure, limit, less_is_better=less_is_better),
-    )

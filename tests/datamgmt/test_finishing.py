@@ -162,7 +162,11 @@ def test_replicas_at_several_places_are_finished_together(database: Database) ->
     assert sorted(arrived) == [(1, se_id) for se_id in places]
     looks = grid.do(lambda conn, _: finishing.whole(conn, arrived))
     assert looks == [(1, B), (1, C)]
-    assert grid.do(lambda conn, now: finishing.finish(conn, arrived, now)) == looks
+    # A repair elsewhere is the matter of who serves that place.
+    elsewhere = update(block_dest).where(block_dest.c.se_id == places[-1])
+    grid.do(lambda conn, _: conn.execute(elsewhere.values(repair=1)))
+    assert grid.do(lambda conn, now: finishing.finish(conn, looks, now)) == looks
+    grid.do(lambda conn, _: conn.execute(elsewhere.values(repair=0)))
     assert grid.replicas()[1, "D"] is ReplicaState.COPYING
     assert grid.count(transfer) == FILES
     grid.check()
