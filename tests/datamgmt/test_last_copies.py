@@ -16,11 +16,24 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, asking, deletion, hops, leftovers, linkstates, moving, rerouting, routes
+from datamgmt import (
+    allocating,
+    asking,
+    deletion,
+    hops,
+    leftovers,
+    linkqueues,
+    linkstates,
+    moving,
+    removal,
+    rerouting,
+    routes,
+)
 from datamgmt.asking import Order
 from datamgmt.deletion import Asker, Due
 from datamgmt.deletion_states import DeletionState
 from datamgmt.hindrances import PLAIN, Terms
+from datamgmt.linkqueues import Queue
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tables import deletion as deletion_table
@@ -76,12 +89,15 @@ class Shelf:
         """Let go of the copy in transit."""
         return leftovers.release(conn, leftovers.idle(conn, 9), self.now)
 
-    def read_from(self, conn: Connection, name: str) -> None:
-        """A file is being copied from there to D."""
-        made = {"state": TransferState.ACTIVE, "created_at": self.now, "updated_at": self.now}
+    def read_from(self, conn: Connection, name: str, *states: TransferState) -> None:
+        """Files are copied from there to D."""
+        made = {"created_at": self.now, "updated_at": self.now, "block_id": 1, "bytes": 1, "priority": 0}
         ends = {"src_se_id": self.grid.ids[name], "dst_se_id": self.grid.ids["D"]}
-        sizes = {"id": 1, "file_id": self.files[0], "block_id": 1, "bytes": 1, "priority": 0}
-        insert_rows(conn, transfer, [{**sizes, **ends, **made}])
+        rows = [
+            {"id": number, "file_id": file_id, "state": state, **ends, **made}
+            for number, (file_id, state) in enumerate(zip(self.files, states, strict=False), 1)
+        ]
+        insert_rows(conn, transfer, rows)
 
     def report(self, name: str, *files: int) -> Act:
         """The files are bad there."""
@@ -272,9 +288,24 @@ def test_what_is_read_from_stays_though_its_files_travel_another_way(origin: She
     if name == "A":
         origin.asked(name)
     go = origin.carry_out if name == "A" else origin.let_pass
-    origin.do(lambda conn: origin.read_from(conn, name))
+    origin.do(lambda conn: origin.read_from(conn, name, TransferState.ACTIVE))
     assert origin.do(go) == (Due(later=1) if name == "A" else 0)
     assert name in origin.complete()
     origin.do(lambda conn: conn.execute(delete(transfer)))
     origin.grid.clock.advance(LATER.total_seconds())
     assert origin.do(go) == (Due(begun=1) if name == "A" else 1)
+
+
+def test_what_is_still_written_to_is_removed_later(origin: Shelf) -> None:
+    """What waits to be copied there goes at once; what is being copied ends first."""
+    origin.grid.link("AD")
+    d = origin.grid.ids["D"]
+    hop = {(origin.grid.ids["A"], d): Queue(1, 1, active=1)}
+    origin.do(lambda conn: linkqueues.change(conn, hop, origin.now))
+    origin.do(lambda conn: replicas.begin_all(conn, [Begin(1, d)], origin.now))
+    origin.do(lambda conn: origin.read_from(conn, "A", TransferState.ACTIVE, TransferState.QUEUED))
+    assert origin.do(lambda conn: deletion.release(conn, [(1, d)], origin.now)) == 1
+    assert origin.grid.rows(select(transfer.c.state)) == [(TransferState.CANCELLED,)]
+    assert origin.do(lambda conn: removal.doomed(conn, d, 9)) == []
+    origin.do(lambda conn: conn.execute(delete(transfer)))
+    assert [one.key for one in origin.do(lambda conn: removal.doomed(conn, d, 9))] == [(1, d)]
