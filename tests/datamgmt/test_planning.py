@@ -295,4 +295,4 @@ def test_a_full_element_is_left_alone_for_a_while():
     (one,) = planned([want()], {1: {1}}, [link(1, 4)], full={4: until})
     assert (one.code, one.src, one.valid_until) == (Reason.SE_FULL, None, until)
     said = render(one.code, one.params, {4: "D"})
-    assert said == f"D had no room for a copy; the next is sent at {until.isoformat()}"
+    assert said == f"D had no room for a copy; the next is sent at {until:%Y-%m-%d %H:%M} UTC"
