@@ -14,7 +14,7 @@ STORMED = "T2_H"
 
 
 class Days:
-    """The events of a seed; `keys` are the subscriptions by dataset and SE, `asked` the deletions by dataset."""
+    """The events of a seed; `keys` are subscriptions by dataset and SE, `asked` the deletions by dataset."""
 
     def __init__(self, size: Size, seed: int) -> None:
         self.size = size
