@@ -16,9 +16,10 @@ from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
 from gridcore.errors import LeaseLost, Unavailable
 from gridcore.log import get
-from prodsys import accounting, breakers, retry_rules
-from prodsys.breaker_states import Breaker, Policy
-from prodsys.settlement import Settler
+from prodsys.queue import breakers
+from prodsys.queue.breaker_states import Breaker, Policy
+from prodsys.settling import accounting, retry_rules
+from prodsys.settling.settlement import Settler
 
 log = get(__name__)
 #: Pages of waiting jobs gone through in one cycle; the runtime wants to beat in between.

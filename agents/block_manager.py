@@ -12,18 +12,10 @@ from agents.runtime.agent import Agent, Counts, own_lease
 from agents.runtime.schedule import Duty
 from catalogs import bookkeeping, wishes
 from catalogs.states import WishKind
-from datamgmt import (
-    allocating,
-    deliveries,
-    forecasts,
-    line,
-    linkstates,
-    moving,
-    progress,
-    repairs,
-    subscriptions,
-)
-from datamgmt.moving import Decides, Moved
+from datamgmt.deletions import repairs
+from datamgmt.links import linkstates
+from datamgmt.subscriptions import allocating, deliveries, forecasts, line, moving, progress, store
+from datamgmt.subscriptions.moving import Decides, Moved
 from gridcore import accounts, identity, metrics
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
@@ -111,7 +103,7 @@ class BlockManager(Agent):
         return self._hold(lease, lambda conn, now: bookkeeping.close_due(conn, now, SLICE))
 
     def _resume(self, lease: Lease) -> int:
-        return self._hold(lease, subscriptions.resume_due) if self._look(subscriptions.resumable) else 0
+        return self._hold(lease, store.resume_due) if self._look(store.resumable) else 0
 
     def _review(self, lease: Lease) -> int:
         return self._hold(lease, progress.review) if self._look(progress.outdated) else 0

@@ -15,13 +15,13 @@ from catalogs import sites, wishes
 from catalogs.sites import StorageElement
 from catalogs.states import WishKind
 from catalogs.wishes import Wish
-from datamgmt import deletion, pacing, removal
-from datamgmt.allocation import ReplicaKey
-from datamgmt.pacing import Pace, PacePolicy
+from datamgmt.deletions import deletion, pacing, removal
+from datamgmt.deletions.pacing import Pace, PacePolicy
+from datamgmt.deletions.removal import Doomed
 from datamgmt.reasons import Reason
-from datamgmt.removal import Doomed
 from datamgmt.tools.base import TransferTool
 from datamgmt.tools.reaching import reaching
+from datamgmt.wanted.allocation import ReplicaKey
 from gridcore import log, metrics
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases

@@ -13,10 +13,14 @@ import datamgmt.recount
 from agents.runtime import heartbeats
 from agents.runtime.agent import Agent, Counts
 from agents.runtime.schedule import Duty
-from datamgmt import pruning
+from datamgmt.deletions import pruning
 from gridcore.db import leases, outbox
 from gridcore.db.leases import Lease
-from prodsys import orders, outcomes, recount, shares, sqlport
+from prodsys import recount
+from prodsys.control import orders
+from prodsys.queue import sqlport
+from prodsys.settling import outcomes
+from prodsys.shares import shares
 
 #: How long told events and answers to agents are kept.
 KEPT = timedelta(days=1)

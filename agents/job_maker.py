@@ -17,26 +17,19 @@ from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
 from gridcore.errors import UsageError
 from gridcore.log import get
-from prodsys import (
-    amendments,
-    breakers,
-    classes,
-    completion,
-    holds,
-    jobmaking,
-    lostinputs,
-    requests,
-    retargets,
-    retry_rules,
-    slicing,
-    tasks,
-)
-from prodsys.completion import Progress
-from prodsys.jobmaking import NewKeys
-from prodsys.jobs.machine import JobState
-from prodsys.slicing import Slice
+from prodsys.control import amendments, holds, retargets
+from prodsys.job_states import JobState
+from prodsys.jobs import lostinputs
+from prodsys.queue import breakers, classes
+from prodsys.requests import completion, requests
+from prodsys.requests.completion import Progress
+from prodsys.settling import retry_rules
 from prodsys.states import RequestState, TaskState
-from prodsys.tasks import Task, jobs_in
+from prodsys.tasks import tasks
+from prodsys.tasks.tasks import Task, jobs_in
+from prodsys.units import jobmaking, slicing
+from prodsys.units.jobmaking import NewKeys
+from prodsys.units.slicing import Slice
 
 log = get(__name__)
 

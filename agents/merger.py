@@ -11,9 +11,10 @@ from agents.runtime.agent import Agent, Counts, each, own_lease
 from gridcore.bus import Event
 from gridcore.db import leases
 from gridcore.db.leases import Lease
-from prodsys import jobmaking, tasks
-from prodsys.jobmaking import NewKeys
 from prodsys.states import TaskState
+from prodsys.tasks import tasks
+from prodsys.units import jobmaking
+from prodsys.units.jobmaking import NewKeys
 
 
 class Merger(Agent):

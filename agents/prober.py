@@ -11,13 +11,14 @@ from sqlalchemy import Connection
 
 from agents.runtime.agent import Context
 from catalogs.sites import StorageElement
-from datamgmt import linkstates, probing
-from datamgmt.copying import Way
-from datamgmt.links import LinkState
-from datamgmt.linkstates import LinkView
-from datamgmt.probing import Probe, Probed
-from datamgmt.routing import LinkKey
+from datamgmt.links import linkstates
+from datamgmt.links.health import LinkState
+from datamgmt.links.linkstates import LinkView
+from datamgmt.links.paths import LinkKey
 from datamgmt.tools.base import TransferTool
+from datamgmt.transfers import probing
+from datamgmt.transfers.copying import Way
+from datamgmt.transfers.probing import Probe, Probed
 from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease
 

@@ -19,13 +19,13 @@ from gridcore.bus import Event
 from gridcore.db import leases
 from gridcore.db.leases import Lease
 from gridcore.log import get
-from prodsys import endpoints, serving
-from prodsys.attempts import Attempt
 from prodsys.executors.base import BatchState, Executor, Refusal, Status, Submission, Submitted
-from prodsys.jobdocument import for_host
-from prodsys.jobs.machine import JobState
-from prodsys.queueport import Admission, Call, News, QueuePort, Refused, WorkItem
-from prodsys.retries import ErrorClass
+from prodsys.job_states import JobState
+from prodsys.jobs.attempts import Attempt
+from prodsys.jobs.jobdocument import for_host
+from prodsys.jobs.queueport import Admission, Call, News, QueuePort, Refused, WorkItem
+from prodsys.queue import endpoints, serving
+from prodsys.settling.retries import ErrorClass
 
 log = get(__name__)
 

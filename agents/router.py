@@ -14,13 +14,15 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Agent, Context, Counts, own_lease
 from catalogs import space
 from catalogs.space import Space
-from datamgmt import filling, hops, leftovers, linkerrors, linkstates, rerouting, routes
-from datamgmt.filling import Chosen
-from datamgmt.links import Phase, Seen, queue_limit, seen, stirs
-from datamgmt.linkstates import LinkView, Load
-from datamgmt.routing import LinkKey
-from datamgmt.transit import NoRoom
-from datamgmt.words import Changes
+from datamgmt.links import linkerrors, linkstates
+from datamgmt.links.health import Phase, Seen, queue_limit, seen, stirs
+from datamgmt.links.linkstates import LinkView, Load
+from datamgmt.links.paths import LinkKey
+from datamgmt.routing import hops, leftovers, rerouting, routes
+from datamgmt.routing.words import Changes
+from datamgmt.transfers import filling
+from datamgmt.transfers.filling import Chosen
+from datamgmt.wanted.transit import NoRoom
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases
 from gridcore.db.leases import Lease

@@ -16,15 +16,16 @@ from agents.prober import Prober
 from agents.runtime.agent import Agent, Context, Counts
 from catalogs import sites
 from catalogs.sites import StorageElement
-from datamgmt import claiming, copying, finishing, linkqueues, linkstates, tries
-from datamgmt.allocation import ReplicaKey
-from datamgmt.claiming import Place
-from datamgmt.copying import Way
-from datamgmt.links import LinkState
-from datamgmt.linkstates import LinkView
-from datamgmt.routing import LinkKey
+from datamgmt.links import linkqueues, linkstates
+from datamgmt.links.health import LinkState
+from datamgmt.links.linkstates import LinkView
+from datamgmt.links.paths import LinkKey
 from datamgmt.tools.base import TransferTool
-from datamgmt.tries import Claimed, Settled, Try
+from datamgmt.transfers import claiming, copying, finishing, tries
+from datamgmt.transfers.claiming import Place
+from datamgmt.transfers.copying import Way
+from datamgmt.transfers.tries import Claimed, Settled, Try
+from datamgmt.wanted.allocation import ReplicaKey
 from gridcore import metrics
 from gridcore.bus import Event
 from gridcore.db import dbnow, leases

@@ -25,8 +25,8 @@ from sqlalchemy import (
 
 from catalogs.states import Switch
 from catalogs.tables import link, se, site
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_rules import dialect_of
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.rules import dialect_of
 from gridcore.db import lock_rows
 from gridcore.db.statements import insert_new
 from gridcore.db.types import metadata

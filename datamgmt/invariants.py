@@ -9,11 +9,13 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select
 
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, link
-from datamgmt import charging, linkqueues, recount, transit
+from datamgmt import recount
 from datamgmt.deletion_states import DeletionState
+from datamgmt.links import linkqueues
 from datamgmt.subscription_states import SubscriptionState
 from datamgmt.tables import ALL_QUEUED, block_dest, deletion, route_via, subscription, transfer
 from datamgmt.transfer_states import TransferState
+from datamgmt.wanted import charging, transit
 from gridcore.db.invariants import Invariant
 
 
@@ -186,7 +188,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "deletion of nothing",
-        "a deletion is under way while its replica is",
+        "a deletion is under way only while its replica is being deleted",
         select(deletion.c.id).where(
             deletion.c.state == DeletionState.DELETING,
             ~_replica_at(ReplicaState.DELETING, deletion.c.block_id, deletion.c.se_id),

@@ -6,9 +6,10 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from catalogs import bookkeeping
 from catalogs.tables import block, dataset, holding
-from datamgmt import charging, linkqueues, transit
+from datamgmt.links import linkqueues
 from datamgmt.subscription_states import WANTING, SubscriptionState
 from datamgmt.tables import block_dest, subscription
+from datamgmt.wanted import charging, transit
 from gridcore.db import bulk
 from gridcore.db.bulk import Change
 

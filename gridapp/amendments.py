@@ -20,11 +20,14 @@ from gridcore import identity
 from gridcore.db.statements import CHUNK, chunks
 from gridcore.errors import NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
-from prodsys import amendments, holds, impossible, placements, policies, requests, shares, tasks
-from prodsys.policies import Choice
+from prodsys.control import amendments, holds
+from prodsys.requests import impossible, placements, policies, requests
+from prodsys.requests.policies import Choice
+from prodsys.shares import shares
 from prodsys.states import RequestState, TaskState
-from prodsys.tasks import Task
-from prodsys.workflow import Request
+from prodsys.tasks import tasks
+from prodsys.tasks.tasks import Task
+from prodsys.tasks.workflow import Request
 
 #: As a document may say.
 PRIORITIES = range(-1000, 1001)

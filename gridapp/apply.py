@@ -10,12 +10,12 @@ from pathlib import Path
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from gridapp.topology_changes import KEY_TABLES, PUT, REMOVE, Unit
-from gridapp.topology_diff import Change, difference, merged, settled, summary
-from gridapp.topology_items import Topology
-from gridapp.topology_rows import stored
-from gridapp.topology_work import check_agents, check_shares
-from gridapp.topology_writer import write_topology
+from gridapp.topology.changes import KEY_TABLES, PUT, REMOVE, Unit
+from gridapp.topology.diff import Change, difference, merged, settled, summary
+from gridapp.topology.items import Topology
+from gridapp.topology.rows import stored
+from gridapp.topology.work import check_agents, check_shares
+from gridapp.topology.writer import write_topology
 from gridcore.db import Database, insert_rows, lock_rows
 from gridcore.db.keys import Keys
 from gridcore.errors import Conflict

@@ -9,8 +9,8 @@ from gridcore import identity
 from gridcore.db import dbnow
 from gridcore.errors import UsageError
 from gridcore.identity import Action, Principal, Subject
-from prodsys import breakers
-from prodsys.retries import ErrorClass
+from prodsys.queue import breakers
+from prodsys.settling.retries import ErrorClass
 
 
 def reset(context: Context, site: str, error_class: str, actor: Principal) -> dict[str, Any]:

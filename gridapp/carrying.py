@@ -16,13 +16,15 @@ from sqlalchemy import Connection
 from agents.runtime.agent import Context
 from gridcore.db.statements import chunks
 from gridcore.selector_parser import parse
-from prodsys import breakers, operations, orders, retargets, retry_rules, selection
-from prodsys.operations import Into
-from prodsys.orders import TASK_SPAN, Changed, Order, OrderState, OrderVerb
-from prodsys.selection import Walk
-from prodsys.selectors import JOBS
-from prodsys.settlement import Settler
-from prodsys.sqlport import WISHES_PER_ATTEMPT
+from prodsys.control import operations, orders, retargets, selection
+from prodsys.control.operations import Into
+from prodsys.control.orders import TASK_SPAN, Changed, Order, OrderState, OrderVerb
+from prodsys.control.selection import Walk
+from prodsys.control.selectors import JOBS
+from prodsys.queue import breakers
+from prodsys.queue.sqlport import WISHES_PER_ATTEMPT
+from prodsys.settling import retry_rules
+from prodsys.settling.settlement import Settler
 
 #: Jobs a transaction moves, at most and at least.
 CHUNK = 500

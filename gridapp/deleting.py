@@ -16,12 +16,14 @@ from catalogs import discovery, sites
 from catalogs.sites import StorageElement
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica
-from datamgmt import deletion, preview, reasons
-from datamgmt.allocation import ReplicaKey
-from datamgmt.deletion import Asker
-from datamgmt.hindrances import PLAIN, Terms, Why
-from datamgmt.preview import Subject as Named
+from datamgmt import reasons
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
+from datamgmt.deletions.hindrances import PLAIN, Terms, Why
+from datamgmt.previews import preview
+from datamgmt.previews.preview import Subject as Named
 from datamgmt.tables import deletion as deletions
+from datamgmt.wanted.allocation import ReplicaKey
 from gridapp import naming
 from gridapp.insights import previews, topology
 from gridapp.insights.values import plain, some

@@ -34,13 +34,13 @@ from gridcore import metrics, settings
 from gridcore.db.invariants import Invariant
 from gridcore.db.types import EnumText, Json, UtcTime, metadata
 from gridcore.states import Rule, StateMachine
-from prodsys.jobs import machine
+from prodsys import job_states
 
 Machine = StateMachine[Any, Any]
 
 #: All state machines, in the order of docs/states.md.
 MACHINES: tuple[Machine, ...] = (
-    machine.JOB,
+    job_states.JOB,
     prodsys.states.TASK,
     prodsys.states.REQUEST,
     prodsys.states.OUTPUT,

@@ -14,10 +14,11 @@ from agents.runtime.agent import Context
 from catalogs import sites
 from catalogs.sites import Link
 from catalogs.states import Switch
-from datamgmt import linkstates, linkwords, preview
-from datamgmt.links import Phase
-from datamgmt.linkstates import LinkView
-from datamgmt.linkwords import Bounds
+from datamgmt.links import linkstates, linkwords
+from datamgmt.links.health import Phase
+from datamgmt.links.linkstates import LinkView
+from datamgmt.links.linkwords import Bounds
+from datamgmt.previews import preview
 from gridapp.insights import previews, topology
 from gridapp.insights.values import plain
 from gridapp.naming import element, site_of, words

@@ -12,8 +12,8 @@ from catalogs import discovery
 from catalogs.bookkeeping import BlockRow, DatasetRow
 from catalogs.sites import StorageElement
 from catalogs.states import DatasetState
-from datamgmt import moving
-from datamgmt.moving import Held
+from datamgmt.subscriptions import moving
+from datamgmt.subscriptions.moving import Held
 from gridapp import naming, subscribing
 from gridapp.insights.values import some
 from gridapp.subscribing import PLAIN, Terms

@@ -23,11 +23,14 @@ from gridcore import audit, identity, selectors
 from gridcore.errors import Conflict, Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.selectors import All, Compare, Not, Op
-from prodsys import holds, operations, orders, requests, selection, slicing, tasks
-from prodsys.jobs.machine import TERMINAL, JobState
-from prodsys.orders import UNDO_WINDOW, UNDOABLE, Order, OrderState, OrderVerb
+from prodsys.control import holds, operations, orders, selection
+from prodsys.control.orders import UNDO_WINDOW, UNDOABLE, Order, OrderState, OrderVerb
+from prodsys.job_states import TERMINAL, JobState
+from prodsys.requests import requests
 from prodsys.states import REQUEST, TASK, RequestEvent, RequestState, TaskEvent, TaskState
-from prodsys.tasks import Task
+from prodsys.tasks import tasks
+from prodsys.tasks.tasks import Task
+from prodsys.units import slicing
 
 #: Tasks that an answer names.
 TASKS_SHOWN = 20

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from agents.runtime.agent import Context
 from catalogs import sites
-from datamgmt import charging, transit
+from datamgmt.wanted import charging, transit
 from gridapp.insights.values import not_found
 from gridcore import accounts, audit, identity
 from gridcore.db import quotas as counted

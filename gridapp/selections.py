@@ -20,11 +20,12 @@ from gridcore.errors import NotFound, UsageError
 from gridcore.ids import job_name, parse_job_name
 from gridcore.selector_parser import parse
 from gridcore.selectors import Compare, Op, Selector
-from prodsys import selection, tasks
-from prodsys.jobs.machine import JobState
-from prodsys.selection import Count, Walk
-from prodsys.selectors import JOBS
-from prodsys.tasks import Task
+from prodsys.control import selection
+from prodsys.control.selection import Count, Walk
+from prodsys.control.selectors import JOBS
+from prodsys.job_states import JobState
+from prodsys.tasks import tasks
+from prodsys.tasks.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

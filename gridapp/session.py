@@ -22,7 +22,8 @@ from gridcore.identity import Action, Principal, Role, Subject
 from gridcore.settings import Settings
 
 if TYPE_CHECKING:
-    from gridapp import apply, topology
+    from gridapp import apply
+    from gridapp.topology import reader
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "etc" / "embedded"
 
@@ -93,11 +94,11 @@ def _copy_settings(directory: Path) -> None:
         ) from None
 
 
-def read_topology(installation: Installation, directory: Path) -> topology.Topology:
+def read_topology(installation: Installation, directory: Path) -> reader.Topology:
     """The topology in a directory, its variables filled in for this installation. Raises UsageError."""
-    from gridapp import topology
+    from gridapp.topology import reader
 
-    return topology.read_topology(directory, {"TIERFLOW_DIR": str(installation.settings.dir)})
+    return reader.read_topology(directory, {"TIERFLOW_DIR": str(installation.settings.dir)})
 
 
 def apply_topology(installation: Installation, directory: Path, *, prune: bool) -> list[apply.Change]:

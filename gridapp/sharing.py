@@ -15,9 +15,9 @@ from gridcore import audit, identity
 from gridcore.db.statements import lock_rows
 from gridcore.errors import UsageError
 from gridcore.identity import Action, Principal
-from prodsys import shares
-from prodsys.fairshare import ShareNode, check_tree
 from prodsys.jobs.store import QUEUE
+from prodsys.shares import shares
+from prodsys.shares.fairshare import ShareNode, check_tree
 from prodsys.tables import queue
 
 

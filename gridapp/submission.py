@@ -20,10 +20,12 @@ from gridcore import identity
 from gridcore.errors import Denied, UsageError
 from gridcore.identity import Action, Principal, Subject
 from gridcore.settings import Settings
-from prodsys import cutting, drafts, requests, slicing, tasks, workflow_files
-from prodsys.splitting import check_job_count
+from prodsys.requests import drafts, requests
 from prodsys.states import RequestState
-from prodsys.workflow import Request, Step
+from prodsys.tasks import tasks, workflow_files
+from prodsys.tasks.workflow import Request, Step
+from prodsys.units import cutting, slicing
+from prodsys.units.splitting import check_job_count
 
 PRODUCTION = "production"
 ANALYSIS = "analysis"

@@ -14,9 +14,11 @@ from agents.runtime.agent import Context
 from catalogs import discovery, holdings, replicas, sites
 from catalogs.bookkeeping import BlockRow, DatasetRow
 from catalogs.sites import StorageElement
-from datamgmt import asking, linkstates, preview, subscriptions
-from datamgmt.asking import Order
-from datamgmt.subscriptions import SubscriptionRow
+from datamgmt.links import linkstates
+from datamgmt.previews import preview
+from datamgmt.subscriptions import asking, store
+from datamgmt.subscriptions.asking import Order
+from datamgmt.subscriptions.store import SubscriptionRow
 from gridapp import quotas
 from gridapp.insights import previews
 from gridapp.insights.values import not_found
@@ -31,8 +33,8 @@ COMMENT_MAX, ASK_ID_MAX = 500, 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How something is to be had at a storage element; see `datamgmt.asking.Order`. `ask` leaves the decision
-    to others even where the asker could decide; `source` is the one SE a move is from."""
+    """How something is to be had at a storage element; see `datamgmt.subscriptions.asking.Order`. `ask`
+    leaves the decision to others even where the asker could decide; `source` is the one SE a move is from."""
 
     custodial: bool = False
     priority: int = 0
@@ -84,7 +86,7 @@ def subscribe(
     with context.database.snapshot() as conn:
         named = _named(conn, subject, se)
         _check_move(conn, named, terms)
-        old = subscriptions.between(conn, named.dataset.id, named.se.id, named.block.id if named.block else 0)
+        old = store.between(conn, named.dataset.id, named.se.id, named.block.id if named.block else 0)
     paying = _group(actor, terms.group)
     identity.require(actor, Action.SUBSCRIBE, Subject(owner=actor.name, group=paying, site=named.site))
     decided_by = None if terms.ask or not _decides(actor, named.site, paying) else actor.name
@@ -104,7 +106,7 @@ def subscribe(
     key, now = context.keys.one("subscription"), context.clock.now()
 
     def unit(conn: Connection) -> SubscriptionRow:
-        return subscriptions.one(conn, asking.subscribe(conn, key, order, now, decided_by))
+        return store.one(conn, asking.subscribe(conn, key, order, now, decided_by))
 
     made = context.database.transaction(unit)
     return {**found, "subscription": made.id, "state": made.state.value, "ask_id": made.ask_id}
@@ -196,8 +198,8 @@ def decide(
 
 def _asked(conn: Connection, what: str) -> list[SubscriptionRow]:
     if what.isdecimal() and len(what) < 19:
-        return [subscriptions.one(conn, int(what))]
-    found = subscriptions.of_ask(conn, what)
+        return [store.one(conn, int(what))]
+    found = store.of_ask(conn, what)
     if not found:
         raise NotFound(
             f"nothing was asked for as {what}", hint="see: tierflow subscription list --state ASKED"
@@ -214,9 +216,9 @@ def _decides(actor: Principal, site: str, group: str) -> bool:
 
 #: What one may do to a subscription.
 CHANGES = {
-    "suspend": subscriptions.suspend,
-    "resume": subscriptions.resume,
-    "remove": subscriptions.unsubscribe,
+    "suspend": store.suspend,
+    "resume": store.resume,
+    "remove": store.unsubscribe,
 }
 
 
@@ -303,7 +305,7 @@ def _as_column(value: Any) -> Any:
 def _require(context: Context, subscription_id: int, actor: Principal) -> tuple[SubscriptionRow, str]:
     """The subscription and its site, if the actor may change it. Raises NotFound, Denied."""
     with context.database.snapshot() as conn:
-        row = subscriptions.one(conn, subscription_id)
+        row = store.one(conn, subscription_id)
         site = site_of(conn, element(conn, row.se))
     subject = Subject(owner=row.requester, group=row.group, site=site)
     identity.require(actor, Action.SUBSCRIPTION_DECIDE, subject)
@@ -312,7 +314,7 @@ def _require(context: Context, subscription_id: int, actor: Principal) -> tuple[
 
 def _after(context: Context, subscription_id: int, *, changed: Any) -> dict[str, Any]:
     with context.database.snapshot() as conn:
-        row = subscriptions.one(conn, subscription_id)
+        row = store.one(conn, subscription_id)
     return {
         "subscription": row.id,
         "dataset": row.block or row.dataset,

@@ -9,13 +9,13 @@ from typing import Any, TextIO
 
 from sqlalchemy import Connection
 
-from catalogs import tfc_samples
 from catalogs.sites import StorageElement
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_diff import Change, Side, changes, preview
-from catalogs.tfc_rules import Dialect
+from catalogs.tfc import samples
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.diff import Change, Side, changes, preview
+from catalogs.tfc.rules import Dialect
 from gridapp import naming
-from gridapp.topology_storage import read_catalog
+from gridapp.topology.storage import read_catalog
 from gridcore.errors import GridError, UsageError
 
 SUFFIXES = (".xml", ".json")
@@ -118,7 +118,7 @@ def _lines(stream: TextIO) -> Iterator[str]:
 
 def directories(ask: Ask) -> list[str]:
     """An LFN of each directory of the catalogue."""
-    found: list[str] = ask(tfc_samples.of_directories)
+    found: list[str] = ask(samples.of_directories)
     return found
 
 
@@ -151,7 +151,7 @@ def previewed(ask: Ask, name: str, file: Path, choice: Choice) -> dict[str, Any]
     site: str = ask(lambda conn: naming.site_of(conn, element))
     catalog = _of_file(file, choice, choice.site or site, name, strict=True)
     old, new = Side(element.catalog, element.protocol), Side(catalog, choice.protocol or element.protocol)
-    found = preview(old, new, ask(lambda conn: tfc_samples.held(conn, element.id)))
+    found = preview(old, new, ask(lambda conn: samples.held(conn, element.id)))
     return {
         "se": name,
         "protocol": new.protocol,

@@ -17,8 +17,8 @@ from gridapp.installation import Installation
 from gridcore import identity, log, topnames
 from gridcore.identity import Action
 from gridcore.settings import Settings
-from prodsys import endpoints
 from prodsys.executors.local import LocalExecutor
+from prodsys.queue import endpoints
 
 #: Seconds from the first signal until the process has ended.
 STOP_S = 5.0

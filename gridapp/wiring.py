@@ -26,11 +26,11 @@ from gridcore.db.keys import Keys
 from gridcore.errors import UsageError
 from gridcore.faults import FaultPlan
 from gridcore.settings import Settings
-from prodsys import endpoints
 from prodsys.executors.base import Executor
 from prodsys.executors.fake import FaultyExecutor
 from prodsys.executors.local import LocalExecutor
-from prodsys.sqlport import SqlQueuePort
+from prodsys.queue import endpoints
+from prodsys.queue.sqlport import SqlQueuePort
 
 #: The wait before a first retry that the retry table is written for.
 RETRY_BASE_S = 60.0

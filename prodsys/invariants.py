@@ -9,8 +9,8 @@ from sqlalchemy import Select, and_, exists, func, or_, select
 from catalogs.tables import data_file
 from gridcore.db.invariants import Invariant
 from prodsys import recount
-from prodsys.jobs.machine import JobKind, JobState
-from prodsys.outputs import OutputKind
+from prodsys.job_states import JobKind, JobState
+from prodsys.jobs.outputs import OutputKind
 from prodsys.states import OutputState
 from prodsys.tables import (
     attempt,

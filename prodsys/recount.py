@@ -16,7 +16,7 @@ from sqlalchemy import bindparam as bind
 from gridcore.db import bulk
 from gridcore.db.bulk import Change
 from gridcore.db.statements import insert_new, lock_rows
-from prodsys.jobs.machine import ACTIVE, JobState
+from prodsys.job_states import ACTIVE, JobState
 from prodsys.jobs.store import QUEUE
 from prodsys.tables import class_use, endpoint, job, job_class, queue, share_node, task_count
 

@@ -24,7 +24,7 @@ import gridcore.tables  # noqa: F401
 from catalogs.states import Switch
 from gridcore.db.statements import one_of
 from gridcore.db.types import EnumText, Json, Key, count, flag, key, label, metadata, moment
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.job_states import JobKind, JobState
 from prodsys.states import OutputState, RequestState, TaskState
 
 #: One row: whoever locks it may claim.

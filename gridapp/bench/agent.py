@@ -10,14 +10,14 @@ from sqlalchemy import Connection
 
 from gridapp.bench.backlog import UNITS, Backlog, Line
 from gridcore.ids import BatchKey
-from prodsys import attempts, taskqueue
-from prodsys.attempts import Attempt, Claimant, Ending
-from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobKind, JobState
+from prodsys.job_states import JobEvent, JobKind, JobState
+from prodsys.jobs import attempts, store
+from prodsys.jobs.attempts import Attempt, Claimant, Ending
+from prodsys.jobs.queueport import Admission
 from prodsys.jobs.store import Head, Move, NewJob, rank_of
 from prodsys.jobs.tally import Tally
-from prodsys.outlook import Memory
-from prodsys.queueport import Admission
+from prodsys.queue import taskqueue
+from prodsys.queue.outlook import Memory
 
 INSTANCE = "be" * 8
 AGENT = "bench"

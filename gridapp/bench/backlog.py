@@ -17,7 +17,7 @@ from gridcore.clock import SystemClock
 from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys
 from gridcore.tables import instance, lease
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.job_states import JobKind, JobState
 from prodsys.jobs.store import QUEUE, rank_of
 from prodsys.states import TaskState
 from prodsys.tables import (

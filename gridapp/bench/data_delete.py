@@ -15,8 +15,8 @@ from catalogs import recount, sites
 from catalogs.sites import Site, StorageElement
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, dataset
-from datamgmt import deletion, removal
-from datamgmt.deletion import Asker
+from datamgmt.deletions import deletion, removal
+from datamgmt.deletions.deletion import Asker
 from gridapp import schema
 from gridapp.bench.ground import TURN_S, Ground
 from gridapp.bench.limits import DURABLE

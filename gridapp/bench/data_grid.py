@@ -8,8 +8,8 @@ from catalogs import bookkeeping, registration, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import FileBatch
 from catalogs.sites import Site, StorageElement
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_rules import Rule
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.rules import Rule
 from gridapp import schema
 from gridapp.bench.ground import Ground
 from gridcore.clock import SystemClock

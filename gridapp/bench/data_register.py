@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from catalogs.filebatch import FileBatch
-from catalogs.tfc_rules import Rule
+from catalogs.tfc.rules import Rule
 from gridapp.bench.data_grid import DataGrid, data_grid
 from gridapp.bench.data_limits import BLOCK, file_limit
 from gridapp.bench.ground import Ground

@@ -19,9 +19,11 @@ from sqlalchemy import Connection, text
 from agents.router import SLICE
 from catalogs.states import BlockState, ReplicaState, Switch
 from catalogs.tables import block, block_replica, dataset, link, se, site
-from datamgmt import destinations, hops, linkstates, rerouting, routes
+from datamgmt.links import linkstates
 from datamgmt.reasons import Reason
+from datamgmt.routing import hops, rerouting, routes
 from datamgmt.tables import block_dest, link_state, subscription
+from datamgmt.wanted import destinations
 from gridapp import schema
 from gridapp.bench.backlog import Say, settle
 from gridapp.bench.ground import Ground

@@ -15,10 +15,11 @@ from catalogs import bookkeeping, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import FileBatch
 from catalogs.sites import Link, Site
-from catalogs.tfc_rules import Rule
-from datamgmt import asking, filling
-from datamgmt.asking import Order
+from catalogs.tfc.rules import Rule
+from datamgmt.subscriptions import asking
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import transfer
+from datamgmt.transfers import filling
 from gridapp.bench.data_grid import DataGrid, data_grid
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import TURNS, Figure, ratio

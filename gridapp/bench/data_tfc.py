@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from catalogs import sites, tfc_samples
+from catalogs import sites
 from catalogs.filebatch import NewFile, batch_of
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_rules import Rule
+from catalogs.tfc import samples
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.rules import Rule
 from gridapp.bench.backlog import settle
 from gridapp.bench.data_grid import data_grid
 from gridapp.bench.ground import Ground
@@ -108,7 +109,7 @@ def pfns(ground: Ground) -> Figure:
         began = time.perf_counter()
         with database.snapshot() as conn:
             element = sites.storage_elements(conn)[0]
-            lfns = tfc_samples.of_dataset(conn, dataset_id)
+            lfns = samples.of_dataset(conn, dataset_id)
         found = element.catalog.pfns(lfns, element.protocol)
         took.append(time.perf_counter() - began)
         if len(found) != DATASET_FILES:

@@ -22,10 +22,10 @@ from catalogs.filebatch import FileBatch
 from catalogs.sites import Link, Site, StorageElement
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_rules import Rule
-from datamgmt import asking
-from datamgmt.asking import Order
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.rules import Rule
+from datamgmt.subscriptions import asking
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import block_dest
 from datamgmt.tools.fake import FakeTool
 from gridapp import schema

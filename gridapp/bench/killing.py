@@ -19,7 +19,7 @@ from gridcore.db.keys import Keys
 from gridcore.errors import GridError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.settings import load
-from prodsys.orders import OrderVerb
+from prodsys.control.orders import OrderVerb
 
 START_S = 120.0
 

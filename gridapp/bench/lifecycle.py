@@ -8,7 +8,7 @@ from gridapp.bench.backlog import Line
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import Figure
 from gridapp.bench.taking import BATCH, Taking
-from prodsys.jobs.machine import JobState
+from prodsys.job_states import JobState
 from prodsys.jobs.store import NewJob
 
 

@@ -12,7 +12,7 @@ from gridapp.bench.backlog import Backlog
 from gridapp.bench.ground import TURN_S, Ground
 from gridapp.bench.measure import Arm, Figure, alternate, per_second, ratio
 from gridapp.bench.taking import Taking
-from prodsys.gathering import Gatherer
+from prodsys.queue.gathering import Gatherer
 
 #: Pilots that ask at once.
 PILOTS = 16

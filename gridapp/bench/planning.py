@@ -10,10 +10,11 @@ from typing import Any
 
 from gridapp.bench.ground import Ground
 from gridapp.bench.measure import Arm, Figure
-from prodsys import lumi_splitting, merging, simulation, splitting
-from prodsys.lumi_splitting import LumiFile
-from prodsys.merging import MergeInput, MergePolicy
-from prodsys.splitting import InputFile
+from prodsys.shares import simulation
+from prodsys.units import lumi_splitting, merging, splitting
+from prodsys.units.lumi_splitting import LumiFile
+from prodsys.units.merging import MergeInput, MergePolicy
+from prodsys.units.splitting import InputFile
 
 GB = 10**9
 #: The files to be merged: uniform sizes up to 3 GB.

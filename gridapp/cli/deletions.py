@@ -42,7 +42,7 @@ def delete(
 
     Never the last good copy of a file, nor a copy that is being read. It can be taken back for a while.
     """
-    from datamgmt.hindrances import Terms
+    from datamgmt.deletions.hindrances import Terms
     from gridapp import deleting
 
     terms = Terms(custodial_too, subscribed_too)

@@ -14,7 +14,7 @@ from gridapp.cli import output
 from gridapp.cli.verbs import KEY, Noun, Place, shown
 
 if TYPE_CHECKING:
-    from prodsys.orders import OrderVerb
+    from prodsys.control.orders import OrderVerb
 
 Record = dict[str, Any]
 
@@ -99,7 +99,7 @@ def job_show(place: Place, name: str) -> Record:
 @shown("field", "takes", "help")
 def job_fields() -> list[Record]:
     """What --where may ask, such as: --where 'state = FAILED and last_site = T2_* and not age < 2h'."""
-    from prodsys.selectors import FIELDS
+    from prodsys.control.selectors import FIELDS
 
     return [
         {"field": name, "takes": ", ".join(one.words) or one.kind.value, "help": one.help}
@@ -111,7 +111,7 @@ def _order(place: Place, verb: str, **asked: Any) -> Record:
     """An order on jobs; `asked` are the options that all these commands have."""
     from gridapp import operations
     from gridapp.selections import Selection
-    from prodsys.orders import OrderVerb
+    from prodsys.control.orders import OrderVerb
 
     dry_run, by, to = asked.pop("dry_run"), asked.pop("by", None), asked.pop("to", None)
     confirm = None if asked.pop("yes") or not _somebody() else _confirm
@@ -139,8 +139,8 @@ def _order(place: Place, verb: str, **asked: Any) -> Record:
 
 def _nothing_due(verb: OrderVerb) -> str:
     """Why an order found nothing to do."""
-    from prodsys.operations import sources
-    from prodsys.orders import OrderVerb
+    from prodsys.control.operations import sources
+    from prodsys.control.orders import OrderVerb
 
     states = " or ".join(sorted(sources(verb)))
     does = "shift" if verb == OrderVerb.PRIORITY else verb
@@ -259,7 +259,7 @@ def operation() -> None:
 def operation_list(place: Place, limit: int) -> list[Record]:
     """Orders on jobs, newest first."""
     from gridapp.operations import view
-    from prodsys import orders
+    from prodsys.control import orders
 
     return place.ask(lambda conn: [view(one) for one in orders.newest(conn, limit)])
 
@@ -271,7 +271,7 @@ def operation_list(place: Place, limit: int) -> list[Record]:
 def operation_show(place: Place, id: int) -> Record:
     """One order: what was asked, and how far it is."""
     from gridapp.operations import view
-    from prodsys import orders
+    from prodsys.control import orders
 
     return place.ask(lambda conn: view(orders.by_id(conn, id)))
 

@@ -89,7 +89,7 @@ def _translation(names: str) -> Callable[[Command], Command]:
 
 
 def _choice(place: Place, chosen: Chosen) -> Choice:
-    from catalogs.tfc_rules import dialect_of
+    from catalogs.tfc.rules import dialect_of
     from gridapp import session
     from gridapp.translating import Choice
 
@@ -201,7 +201,7 @@ def tfc_lint(
     """
     from dataclasses import asdict
 
-    from catalogs.tfc_lint import SAMPLE_LFNS, lint
+    from catalogs.tfc.lint import SAMPLE_LFNS, lint
     from gridapp import translating
 
     place = ctx.ensure_object(Place)
@@ -240,7 +240,7 @@ def tfc_diff(
     OLD and NEW are each a storage element, a storage.xml or a storage.json. Compared are LFNS or samples, or,
     where one is a storage element, an LFN of each directory of the catalogue.
     """
-    from catalogs.tfc_lint import SAMPLE_LFNS
+    from catalogs.tfc.lint import SAMPLE_LFNS
     from gridapp import translating
 
     choice = _choice(place, chosen)

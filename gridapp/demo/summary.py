@@ -19,9 +19,9 @@ from gridapp.invariants import INVARIANTS
 from gridcore.db.invariants import violations
 from gridcore.errors import GridError
 from gridcore.faults import FaultKind
-from prodsys import workflow_files
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.job_states import JobKind, JobState
 from prodsys.tables import attempt, job, request
+from prodsys.tasks import workflow_files
 
 #: Reading every delivered file takes seconds; a tool that hangs shall not.
 TOOL_TIMEOUT_S = 300

@@ -21,10 +21,11 @@ from sqlalchemy import (
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, se
 from catalogs.tables import dataset as dataset_table
-from datamgmt import forecasts, reasons
+from datamgmt import reasons
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
-from datamgmt.subscriptions import COVERS
+from datamgmt.subscriptions import forecasts
+from datamgmt.subscriptions.store import COVERS
 from datamgmt.tables import block_dest, subscription_history, transfer
 from datamgmt.tables import subscription as subscription_table
 from datamgmt.transfer_states import TransferState

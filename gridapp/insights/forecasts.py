@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Integer, bindparam, func, select
 
 from gridapp.insights.values import iso, some, span
 from gridcore.db import dbnow
-from prodsys import completion
-from prodsys.completion import Forecast
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.job_states import JobKind, JobState
+from prodsys.requests import completion
+from prodsys.requests.completion import Forecast
 from prodsys.states import TaskState
 from prodsys.tables import job, job_history
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from catalogs.tables import dataset
 from gridapp.insights import topology
-from prodsys.jobs.machine import JobState
+from prodsys.job_states import JobState
 from prodsys.tables import task_count
 
 FILES = select(func.sum(dataset.c.files).label("files"), func.sum(dataset.c.events).label("events"))

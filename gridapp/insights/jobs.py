@@ -15,9 +15,10 @@ from gridapp.insights.values import LIMIT, not_found, plain, record, some, state
 from gridcore.errors import NotFound
 from gridcore.ids import job_name, parse_job_name
 from gridcore.selectors import Selector, fields_of
-from prodsys import lostinputs, retries
-from prodsys.jobs.machine import JobState
-from prodsys.selection import condition, source
+from prodsys.control.selection import condition, source
+from prodsys.job_states import JobState
+from prodsys.jobs import lostinputs
+from prodsys.settling import retries
 from prodsys.tables import attempt, endpoint, job_class, job_history, job_spec, output, share_node, task
 from prodsys.tables import job as job_table
 

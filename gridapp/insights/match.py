@@ -19,11 +19,12 @@ from gridapp.insights.values import LIMIT, not_found
 from gridcore.db.statements import select_in
 from gridcore.errors import UsageError
 from gridcore.ids import job_name
-from prodsys import brokerage, classes, endpoints, fairshare, limits, outlook, shares, taskqueue
-from prodsys.brokerage import Verdict
-from prodsys.fairshare import ShareNode, Standing, Waiting
 from prodsys.jobs.store import Head
-from prodsys.limits import Room
+from prodsys.queue import brokerage, classes, endpoints, limits, outlook, taskqueue
+from prodsys.queue.brokerage import Verdict
+from prodsys.queue.limits import Room
+from prodsys.shares import fairshare, shares
+from prodsys.shares.fairshare import ShareNode, Standing, Waiting
 from prodsys.tables import class_site, job, job_class, share_node, task
 
 SITES = select(site.c.id, site.c.name).order_by(site.c.name)

@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 from gridapp.insights.values import some
 from gridcore.errors import UsageError
-from prodsys import brokerage, impossible
-from prodsys.brokerage import Verdict
-from prodsys.impossible import Impossible, Unfit
-from prodsys.workflow import Step
+from prodsys.queue import brokerage
+from prodsys.queue.brokerage import Verdict
+from prodsys.requests import impossible
+from prodsys.requests.impossible import Impossible, Unfit
+from prodsys.tasks.workflow import Step
 
 #: Sites quoted in one sentence, the nearest first.
 QUOTED = 3

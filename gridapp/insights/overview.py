@@ -13,7 +13,7 @@ from gridapp.insights.requests import awaiting
 from gridapp.insights.retries import standing
 from gridapp.insights.values import iso
 from gridcore.db import dbnow
-from prodsys.breaker_states import BreakerState
+from prodsys.queue.breaker_states import BreakerState
 from prodsys.states import TaskState
 
 #: Tasks and subscriptions shown, newest first; of subscriptions, those under way before others.

@@ -15,11 +15,12 @@ from catalogs.states import Switch
 from catalogs.tables import site
 from gridapp.insights.values import iso, some
 from gridcore.tables import lease
-from prodsys import breakers, fairshare, limits, shares
-from prodsys.breaker_states import BreakerState
-from prodsys.endpoints import HELD_HERE
-from prodsys.fairshare import Standing, Waiting
-from prodsys.outlook import LINES
+from prodsys.queue import breakers, limits
+from prodsys.queue.breaker_states import BreakerState
+from prodsys.queue.endpoints import HELD_HERE
+from prodsys.queue.outlook import LINES
+from prodsys.shares import fairshare, shares
+from prodsys.shares.fairshare import Standing, Waiting
 from prodsys.tables import endpoint
 
 PLACES = (

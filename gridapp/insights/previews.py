@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from datamgmt import reasons
-from datamgmt.preview import Comparison, Preview
-from datamgmt.projection import Caution
-from datamgmt.rooms import Room
+from datamgmt.previews.preview import Comparison, Preview
+from datamgmt.previews.projection import Caution
+from datamgmt.previews.rooms import Room
 from gridapp.insights.values import some
 
 

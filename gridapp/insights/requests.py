@@ -12,7 +12,7 @@ from gridapp.insights.values import LIMIT, record, state_of
 from gridcore.db.statements import select_in
 from gridcore.errors import NotFound
 from gridcore.tables import audit_log
-from prodsys import policies
+from prodsys.requests import policies
 from prodsys.states import RequestState
 from prodsys.tables import prodagent, request_agent, request_history, request_site
 from prodsys.tables import request as request_table

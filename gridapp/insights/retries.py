@@ -15,9 +15,10 @@ from sqlalchemy import Connection
 
 from gridapp.insights.values import iso
 from gridcore.errors import UsageError
-from prodsys import breakers, diagnosis, outcomes, retries, retry_rules
-from prodsys.diagnosis import Diagnosis
-from prodsys.retries import RetryRule
+from prodsys.queue import breakers
+from prodsys.settling import diagnosis, outcomes, retries, retry_rules
+from prodsys.settling.diagnosis import Diagnosis
+from prodsys.settling.retries import RetryRule
 
 #: Bytes of a log that are read, from its beginning and from its end.
 HEAD, TAIL = 64 * 1024, 1024 * 1024

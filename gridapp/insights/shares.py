@@ -17,11 +17,11 @@ from gridapp.insights.values import not_found, span
 from gridcore.db import dbnow
 from gridcore.errors import UsageError
 from gridcore.ids import job_name
-from prodsys import fairshare, simulation
-from prodsys import shares as share_rows
-from prodsys.fairshare import ShareNode, Standing, Waiting
-from prodsys.jobs.machine import JobState
-from prodsys.simulation import Load, Table
+from prodsys.job_states import JobState
+from prodsys.shares import fairshare, simulation
+from prodsys.shares import shares as share_rows
+from prodsys.shares.fairshare import ShareNode, Standing, Waiting
+from prodsys.shares.simulation import Load, Table
 from prodsys.states import TaskState
 from prodsys.tables import attempt, class_site, endpoint, job_class, task
 from prodsys.tables import job as job_table

@@ -13,9 +13,9 @@ from catalogs.tables import block, dataset
 from gridapp.insights.forecasts import GOING, foretell
 from gridapp.insights.values import LIMIT, not_found, record, some, state_of
 from gridcore.db.statements import select_in
-from prodsys import completion
-from prodsys.jobs.machine import TERMINAL, JobKind, JobState
-from prodsys.outputs import OutputKind
+from prodsys.job_states import TERMINAL, JobKind, JobState
+from prodsys.jobs.outputs import OutputKind
+from prodsys.requests import completion
 from prodsys.states import OutputState, TaskState
 from prodsys.tables import (
     output,
@@ -24,7 +24,7 @@ from prodsys.tables import (
     task_history,
 )
 from prodsys.tables import task as task_table
-from prodsys.tasks import FORCED
+from prodsys.tasks.tasks import FORCED
 
 _IDS: BindParameter[int] = bindparam("ids", expanding=True)
 _IN, _OUT = dataset.alias("in_ds"), dataset.alias("out_ds")

@@ -8,12 +8,12 @@ from sqlalchemy import Connection, func, select
 
 from catalogs import sites as topology
 from catalogs.tables import holding, se
-from datamgmt import linkstates
-from datamgmt.links import LinkPolicy
+from datamgmt.links import linkstates
+from datamgmt.links.health import LinkPolicy
 from gridapp.insights.values import record
 from gridcore.db import dbnow
 from gridcore.errors import NotFound
-from prodsys import endpoints
+from prodsys.queue import endpoints
 
 #: The stored windows are within the installation's bound already.
 _AS_STORED = LinkPolicy(window_max=10**6)

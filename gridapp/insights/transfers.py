@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select
 
 from catalogs.tables import link
-from datamgmt import linkerrors, linkqueues, linkstates
-from datamgmt import transfers as transfer_rows
-from datamgmt.linkqueues import Queue
-from datamgmt.links import LinkPolicy, phase, window
+from datamgmt.links import linkerrors, linkqueues, linkstates
+from datamgmt.links.health import LinkPolicy, phase, window
+from datamgmt.links.linkqueues import Queue
 from datamgmt.tables import link_bin
 from datamgmt.transfer_states import TransferState
+from datamgmt.transfers import store as transfer_rows
 from gridapp.insights import topology
 from gridapp.insights.traffic import BIN_HOUR, begin_of
 from gridapp.insights.values import LIMIT, iso, record, state_of

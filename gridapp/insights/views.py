@@ -14,9 +14,9 @@ from catalogs.tables import site
 from gridapp.insights import shares
 from gridapp.insights.values import some, span
 from gridcore.db import dbnow
-from prodsys import fairshare
-from prodsys import shares as share_rows
-from prodsys.outcomes import BIN, bin_of
+from prodsys.settling.outcomes import BIN, bin_of
+from prodsys.shares import fairshare
+from prodsys.shares import shares as share_rows
 from prodsys.tables import class_site, class_use, endpoint, job_class, share_node, site_outcome
 
 #: How far back attempts that ended count for the rate of a site.

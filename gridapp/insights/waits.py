@@ -15,11 +15,11 @@ from catalogs import sites
 from catalogs.states import Switch
 from catalogs.tables import block, data_file, dir_, se
 from datamgmt import reasons
-from datamgmt.allocation import ReplicaKey
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import RetryPolicy, TransferState
+from datamgmt.wanted.allocation import ReplicaKey
 from gridapp.insights.topology import se_names
 from gridapp.insights.values import iso, plain
 from gridcore.db import leases

@@ -20,10 +20,11 @@ from gridapp.insights.why_job import why_job
 from gridapp.insights.why_link import why_link
 from gridcore.errors import NotFound, UsageError
 from gridcore.ids import job_name
-from prodsys import slicing, tasks
-from prodsys.jobs.machine import TERMINAL, JobState
+from prodsys.job_states import TERMINAL, JobState
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import request as request_table
+from prodsys.tasks import tasks
+from prodsys.units import slicing
 
 #: Blocks and jobs quoted as evidence.
 QUOTED = 20

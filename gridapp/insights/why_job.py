@@ -14,8 +14,9 @@ from gridapp.insights.answers import Answer
 from gridapp.insights.values import ago, iso, plain
 from gridcore.ids import job_name
 from gridcore.tables import lease
-from prodsys import holds, lostinputs
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.control import holds
+from prodsys.job_states import JobKind, JobState
+from prodsys.jobs import lostinputs
 from prodsys.states import TaskState
 from prodsys.tables import endpoint
 

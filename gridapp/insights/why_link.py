@@ -9,9 +9,9 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from catalogs.states import Switch
 from catalogs.tables import link as link_table
-from datamgmt import linkstates
-from datamgmt.links import LinkPolicy, Phase, is_forced, phase, window
-from datamgmt.linkstates import LinkView
+from datamgmt.links import linkstates
+from datamgmt.links.health import LinkPolicy, Phase, is_forced, phase, window
+from datamgmt.links.linkstates import LinkView
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, link_bin, link_state, transfer_error
 from datamgmt.tools.base import ErrorClass

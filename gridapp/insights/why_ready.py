@@ -15,9 +15,10 @@ from catalogs.tables import site
 from gridapp.insights import places
 from gridapp.insights.places import InTheWay, Obstacle, Ways
 from gridapp.insights.values import iso, some
-from prodsys import brokerage, classes, impossible
-from prodsys.brokerage import Refusal, Requirements, SiteFacts
-from prodsys.jobs.machine import JobState
+from prodsys.job_states import JobState
+from prodsys.queue import brokerage, classes
+from prodsys.queue.brokerage import Refusal, Requirements, SiteFacts
+from prodsys.requests import impossible
 from prodsys.tables import class_site, in_state, job, job_class
 
 #: Jobs ahead are counted up to this many.

@@ -23,7 +23,7 @@ from gridcore.db.engine import Stale, is_sqlite
 from gridcore.db.idlists import within
 from gridcore.db.reads import Read
 from gridcore.db.statements import chunks, lock_rows, locking
-from prodsys.jobs.machine import ACTIVE, JOB, JobEvent, JobKind, JobState
+from prodsys.job_states import ACTIVE, JOB, JobEvent, JobKind, JobState
 from prodsys.jobs.tally import Tally
 from prodsys.tables import endpoint, job, job_class, job_history, job_spec, queue
 

@@ -13,7 +13,7 @@ from gridcore.db import bulk
 from gridcore.db.bulk import Change, New, Write
 from gridcore.db.engine import Stale
 from gridcore.db.statements import insert_new, lock_rows
-from prodsys.jobs.machine import ACTIVE, JobKind, JobState
+from prodsys.job_states import ACTIVE, JobKind, JobState
 from prodsys.tables import class_use, job_class, share_node, task_count
 
 if TYPE_CHECKING:

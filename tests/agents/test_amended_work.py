@@ -14,7 +14,7 @@ from catalogs import discovery
 from gridapp import amendments
 from gridapp.insights import work
 from gridcore.db import Database
-from prodsys.retries import ErrorClass
+from prodsys.settling.retries import ErrorClass
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import request_history, task_history
 

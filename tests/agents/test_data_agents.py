@@ -15,9 +15,10 @@ from sqlalchemy import select, update
 from catalogs import bookkeeping, sites
 from catalogs.states import ReplicaState, Switch, WishState
 from catalogs.tables import block, block_replica, se
-from datamgmt import linkstates, subscriptions
+from datamgmt.links import linkstates
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import store
 from datamgmt.tables import block_dest, link_state, subscription_history, transfer
 from datamgmt.tools.fake import FaultyTool
 from datamgmt.tools.local import LocalTool
@@ -208,7 +209,7 @@ def test_what_nobody_wants_any_more_is_stopped_and_removed(database: Database, s
     for _ in range(2):
         worker.round()
     assert len(grid.replicas()) > 1
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     worker.run()
     assert grid.replicas() == {(1, "A"): ReplicaState.COMPLETE}
     assert grid.count(transfer) == grid.count(block_dest) == 0
@@ -263,7 +264,7 @@ def test_a_place_wish_is_served_once_all_is_there(database: Database, start: Mak
     worker.run()
     assert grid.wish(wish_id)[0] is WishState.SERVED
     assert list(grid.replicas().values()) == [ReplicaState.COMPLETE] * 4
-    (row,) = grid.do(lambda conn, _: subscriptions.subscriptions(conn))
+    (row,) = grid.do(lambda conn, _: store.subscriptions(conn))
     assert (row.state, row.code, row.custodial) == (SubscriptionState.COMPLETE, Reason.DELIVERED, True)
     history = select(subscription_history.c.dst).order_by(subscription_history.c.seq)
     active, complete = SubscriptionState.ACTIVE, SubscriptionState.COMPLETE

@@ -14,9 +14,9 @@ from agents import deleter
 from catalogs import recount
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import deletion
-from datamgmt.deletion import Asker
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
 from datamgmt.reasons import Reason
 from datamgmt.tables import deletion as deletion_table
 from gridcore.db import Database, insert_rows

@@ -15,9 +15,10 @@ from catalogs import exceptions, recount
 from catalogs.exceptions import FileFault
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file
-from datamgmt import deletion, subscriptions
-from datamgmt.deletion import Asker
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import store
 from datamgmt.tables import deletion as deletion_table
 from datamgmt.tables import subscription, transfer
 from gridcore.db import Database
@@ -128,4 +129,4 @@ def _delete(grid: DataGrid, random: Random) -> None:
 
 
 def _end(grid: DataGrid, key: int) -> None:
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))

@@ -11,8 +11,8 @@ from grids.data_grid import DataGrid
 from catalogs import sites, space
 from catalogs.space import Use
 from catalogs.states import Switch
-from datamgmt import linkerrors
-from datamgmt.linkerrors import Failed
+from datamgmt.links import linkerrors
+from datamgmt.links.linkerrors import Failed
 from datamgmt.reasons import Reason
 from datamgmt.tools.base import ErrorClass
 from gridcore.db import Database

@@ -20,13 +20,14 @@ from gridapp.insights import work
 from gridcore.db import Database, dbnow
 from gridcore.errors import Conflict
 from gridcore.tables import audit_log
-from prodsys import slicing, tasks
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import job
 from prodsys.tables import request as request_table
+from prodsys.tasks import tasks
+from prodsys.units import slicing
 
 
 @pytest.fixture

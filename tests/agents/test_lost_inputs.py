@@ -19,10 +19,10 @@ from gridapp.insights.why import why
 from gridapp.operations import order_jobs
 from gridapp.selections import Selection
 from gridcore.db import Database, dbnow
+from prodsys.control.orders import OrderVerb
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
-from prodsys.orders import OrderVerb
 from prodsys.tables import job, job_spec
 
 

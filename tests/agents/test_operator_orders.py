@@ -16,9 +16,9 @@ from catalogs.tables import wish
 from gridapp import operations as shell
 from gridapp.insights.why import why
 from gridcore.db import Database
-from prodsys.jobs.machine import JobEvent, JobKind, JobState
-from prodsys.outputs import OutputKind, OutputState
-from prodsys.retries import ErrorClass
+from prodsys.job_states import JobEvent, JobKind, JobState
+from prodsys.jobs.outputs import OutputKind, OutputState
+from prodsys.settling.retries import ErrorClass
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import job_history, output, task_history
 

@@ -9,9 +9,9 @@ from servers.work_grid import STEP, Grid
 from sqlalchemy import Connection, select
 
 from gridcore.db import Database, insert_rows
-from prodsys import shares
 from prodsys.executors.base import BatchState, Refusal, Status, Submission, Submitted
-from prodsys.jobs.machine import JobState
+from prodsys.job_states import JobState
+from prodsys.shares import shares
 from prodsys.tables import attempt, job, output, task, work_limit
 
 

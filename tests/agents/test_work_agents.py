@@ -20,15 +20,18 @@ from catalogs import bookkeeping, discovery, sites
 from catalogs.tables import wish
 from gridcore.db import Database, leases
 from gridcore.db.leases import Owner
-from prodsys import attempts, endpoints, retry_rules, tasks
 from prodsys.executors.local import LocalExecutor
-from prodsys.jobs.machine import JobState
-from prodsys.outputs import OutputState
-from prodsys.queueport import Admission, Call, News, QueuePort, WorkItem
-from prodsys.retries import DEFAULT_RULES, ErrorClass
-from prodsys.sqlport import SqlQueuePort
+from prodsys.job_states import JobState
+from prodsys.jobs import attempts
+from prodsys.jobs.outputs import OutputState
+from prodsys.jobs.queueport import Admission, Call, News, QueuePort, WorkItem
+from prodsys.queue import endpoints
+from prodsys.queue.sqlport import SqlQueuePort
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 from prodsys.states import TaskState
 from prodsys.tables import attempt, class_site, job, job_history, output
+from prodsys.tasks import tasks
 
 
 def test_a_request_becomes_merged_registered_files(database: Database, tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_death_between_claim_and_intent_returns_the_job_unharmed(
         raise Dies
 
     with monkeypatch.context() as patched:
-        patched.setattr("prodsys.sqlport.SqlQueuePort.intend", dies)
+        patched.setattr("prodsys.queue.sqlport.SqlQueuePort.intend", dies)
         for _ in range(2):
             with pytest.raises(Dies):
                 grid.cycle()
@@ -293,7 +296,7 @@ def test_what_the_accountant_refuses_is_counted_and_ends(
 ) -> None:
     grid = Grid(sqlite_db, tmp_path)
     rule(grid, ErrorClass.BAD_REPORT, max_retries=2)
-    monkeypatch.setattr("prodsys.accounting._complaint", lambda *_: "the sum is wrong")
+    monkeypatch.setattr("prodsys.settling.accounting._complaint", lambda *_: "the sum is wrong")
     name = grid.submit(STEP.format(events=5))
     grid.until(lambda: grid.task(name).state == TaskState.CLOSING)
     assert grid.rows(select(job.c.state))[0].state == JobState.FAILED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from catalogs.tfc import TrivialCatalog
+from catalogs.tfc.catalog import TrivialCatalog
 from gridapp.bench import data_tfc
 
 

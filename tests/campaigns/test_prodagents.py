@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 
 from gridapp import session
 from gridcore.tables import lease
-from prodsys.jobs.machine import ACTIVE, JobState
+from prodsys.job_states import ACTIVE, JobState
 from prodsys.tables import attempt, endpoint, job
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]

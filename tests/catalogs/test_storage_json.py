@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.storage_json import parse_storage_json
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_lint import SAMPLE_LFNS, lint
-from catalogs.tfc_rules import Dialect
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.lint import SAMPLE_LFNS, lint
+from catalogs.tfc.rules import Dialect
+from catalogs.tfc.storage_json import parse_storage_json
 from gridcore.errors import GridError, NotFound, UsageError
 
 SRM = "srm://srm.alder.org:8443/srm/managerv2?SFN="

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_lint import SAMPLE_LFNS, lint
-from catalogs.tfc_rules import Rule
-from catalogs.tfc_xml import parse_storage_xml, to_xml
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.lint import SAMPLE_LFNS, lint
+from catalogs.tfc.rules import Rule
+from catalogs.tfc.storage_xml import parse_storage_xml, to_xml
 from gridcore.errors import NotFound, UsageError
 
 DIRECT = Rule("direct", "/+(.*)", "/castor/cms/$1")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_lint import lint
-from catalogs.tfc_rules import Dialect, Kind, Rule, dialect_of
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.lint import lint
+from catalogs.tfc.rules import Dialect, Kind, Rule, dialect_of
 from gridcore.errors import NotFound, UsageError
 
 DIRECT = Rule("p", "/+(.*)", "/castor/cms/$1")
@@ -346,7 +346,7 @@ def test_names_with_harmless_dots_and_percents_pass() -> None:
 
 
 def test_ways_of_many_destinations_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catalogs.tfc.WAYS_MAX", 3)
+    monkeypatch.setattr("catalogs.tfc.catalog.WAYS_MAX", 3)
     catalog = TrivialCatalog("storage.xml", (Rule("p", "/(.*)", "$1", destination_match="T[0-9]$"),))
     for number in range(10):
         assert catalog.pfn("/a", "p", destination=f"T{number}").pfn == "a"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from catalog_grid import ALDER, BIRCH, Grid, new_file, plans
 
-from catalogs import tfc_samples
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_diff import SAMPLES, Amount, Change, Held, Side, changes, preview
-from catalogs.tfc_rules import Rule
+from catalogs.tfc import samples
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.diff import SAMPLES, Amount, Change, Held, Side, changes, preview
+from catalogs.tfc.rules import Rule
 
 OLD = Side(TrivialCatalog("old", (Rule("p", "/+store/(.*)", "/d/$1"),)), "p")
 NEW = Side(
@@ -46,20 +46,20 @@ def test_a_preview_shows_some_samples_only() -> None:
 
 def test_samples_are_of_each_directory(grid: Grid) -> None:
     grid.register(*(new_file(number) for number in range(7)))
-    found = grid.read(tfc_samples.of_directories)
+    found = grid.read(samples.of_directories)
     assert found == ["/store/data/MinBias/0/file_0.root", "/store/data/MinBias/1/file_5.root"]
-    assert grid.read(tfc_samples.of_directories, 1) == found[:1]
+    assert grid.read(samples.of_directories, 1) == found[:1]
 
 
 def test_samples_are_of_each_block_that_is_there(grid: Grid) -> None:
     block = grid.closed_block(new_file(0), new_file(1))
     grid.register(new_file(5, size=7))
     grid.copy(block, BIRCH)
-    (there,) = grid.read(tfc_samples.held, BIRCH)
+    (there,) = grid.read(samples.held, BIRCH)
     assert (there.files, there.bytes) == (2, 20)
     assert there.lfn in {new_file(0).lfn, new_file(1).lfn}
-    assert grid.read(tfc_samples.held, ALDER) == [there, Held(new_file(5).lfn, 1, 7)]
-    assert grid.read(tfc_samples.held, ALDER, 1) == [there]
+    assert grid.read(samples.held, ALDER) == [there, Held(new_file(5).lfn, 1, 7)]
+    assert grid.read(samples.held, ALDER, 1) == [there]
 
 
 def test_the_names_of_a_dataset(grid: Grid) -> None:
@@ -67,12 +67,12 @@ def test_the_names_of_a_dataset(grid: Grid) -> None:
     grid.register(*(new_file(number) for number in range(4)))
     grid.register(new_file(9), dataset_id=other)
     lfns = {new_file(number).lfn for number in range(4)}
-    assert set(grid.read(tfc_samples.of_dataset, grid.dataset_id)) == lfns
+    assert set(grid.read(samples.of_dataset, grid.dataset_id)) == lfns
 
 
 def test_samples_are_found_by_indexes(sqlite_grid: Grid) -> None:
     sqlite_grid.register(*(new_file(number) for number in range(7)))
-    for act, args in ((tfc_samples.of_directories, ()), (tfc_samples.held, (ALDER,))):
+    for act, args in ((samples.of_directories, ()), (samples.held, (ALDER,))):
         steps = plans(sqlite_grid, act, *args)
         assert "data_file" in steps
         assert "SCAN data_file" not in steps

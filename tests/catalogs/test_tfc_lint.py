@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_examples import example
-from catalogs.tfc_lint import lint
-from catalogs.tfc_rules import Dialect, Rule
-from catalogs.tfc_xml import parse_storage_xml
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.examples import example
+from catalogs.tfc.lint import lint
+from catalogs.tfc.rules import Dialect, Rule
+from catalogs.tfc.storage_xml import parse_storage_xml
 
 DIRECT = Rule("direct", "/+(.*)", "/castor/cms/$1")
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_rules import Rule
-from catalogs.tfc_xml import parse_storage_xml, to_xml
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.rules import Rule
+from catalogs.tfc.storage_xml import parse_storage_xml, to_xml
 from gridcore.errors import UsageError
 
 SRM = "srm://srm.alder.org/srm/managerv1?SFN="

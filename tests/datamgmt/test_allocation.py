@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt.allocation import (
+from datamgmt.reasons import Reason
+from datamgmt.wanted.allocation import (
     Allocation,
     ClosedBlock,
     Drop,
@@ -22,7 +23,6 @@ from datamgmt.allocation import (
     allocate,
     movable,
 )
-from datamgmt.reasons import Reason
 
 NOTHING = Existing({}, frozenset())
 

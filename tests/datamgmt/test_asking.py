@@ -11,9 +11,9 @@ from grids.data_grid import DataGrid
 from sqlalchemy import select
 
 from catalogs.tables import block
-from datamgmt import allocating, asking, progress, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState as State
+from datamgmt.subscriptions import allocating, asking, progress, store
 from datamgmt.tables import block_dest, subscription_history
 from gridcore.db import Database
 from gridcore.errors import Conflict, Denied
@@ -27,8 +27,8 @@ def grid(database: Database) -> DataGrid:
     return grid
 
 
-def one(grid: DataGrid, key: int) -> subscriptions.SubscriptionRow:
-    return grid.do(lambda conn, _: subscriptions.one(conn, key))  # type: ignore[no-any-return]
+def one(grid: DataGrid, key: int) -> store.SubscriptionRow:
+    return grid.do(lambda conn, _: store.one(conn, key))  # type: ignore[no-any-return]
 
 
 def wanted(grid: DataGrid) -> list[int]:
@@ -54,7 +54,7 @@ def test_one_block_all_that_comes_or_what_there_was(grid: DataGrid) -> None:
     keys.append(grid.subscribe("B", block_id=second))
     assert wanted(grid) == [first, second]
     for key in keys:
-        grid.do(lambda conn, now, key=key: subscriptions.unsubscribe(conn, key, "anna", now))
+        grid.do(lambda conn, now, key=key: store.unsubscribe(conn, key, "anna", now))
     assert wanted(grid) == []
     static = grid.subscribe("B", static=True)
     grid.clock.advance(10)
@@ -188,13 +188,13 @@ def test_approved_twice_at_once_is_approved_once(grid: DataGrid) -> None:
 def test_what_is_suspended_until_a_moment_goes_on_by_itself(grid: DataGrid) -> None:
     key = grid.subscribe("B", suspended_until=grid.clock.now() + timedelta(hours=1))
     assert (one(grid, key).state, wanted(grid)) == (State.SUSPENDED, [])
-    assert not grid.do(subscriptions.resumable)
+    assert not grid.do(store.resumable)
     grid.clock.advance(3601)
-    assert grid.do(subscriptions.resume_due) == 1
+    assert grid.do(store.resume_due) == 1
     assert (one(grid, key).state, one(grid, key).suspended_until) == (State.ACTIVE, None)
     assert wanted(grid) == [1]
     until = grid.clock.now() + timedelta(hours=2)
-    assert grid.do(lambda conn, now: subscriptions.suspend(conn, key, "bert", now, until))
+    assert grid.do(lambda conn, now: store.suspend(conn, key, "bert", now, until))
     assert one(grid, key).params == {"id": key, "actor": "bert", "until": until.isoformat()}
 
 

@@ -20,11 +20,13 @@ from catalogs.filebatch import NewFile
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import allocating, asking, charging, destinations, line, progress, recount, subscriptions
-from datamgmt.asking import Order
+from datamgmt import recount
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import allocating, asking, line, progress, store
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import block_dest, subscription
+from datamgmt.wanted import charging, destinations
 from gridapp import quotas as limits
 from gridcore.db import Database, leases, quotas
 from gridcore.db.invariants import violations
@@ -75,7 +77,7 @@ def sizes(grid: DataGrid) -> dict[int, int]:
 
 def said(grid: DataGrid, key: int) -> tuple[SubscriptionState, str | None, dict[str, Any]]:
     with grid.database.snapshot() as conn:
-        row = subscriptions.one(conn, key)
+        row = store.one(conn, key)
     return row.state, row.code, dict(row.params)
 
 
@@ -90,7 +92,7 @@ def test_a_wish_reserves_its_replica_bears_and_its_end_gives_back(grid: DataGrid
     grid.do(lambda conn, _: charging.charge(conn, [1]))
     held = select(block_replica.c.acct_group, block_replica.c.charged).where(block_replica.c.se_id == 2)
     assert (grid.rows(held), used(grid)) == ([("physics", size)], size)
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     allocate(grid)
     assert used(grid) == size, "what has begun to arrive is there until it is gone"
     grid.do(lambda conn, _: charging.remove(conn, [(1, 2)]))
@@ -103,7 +105,7 @@ def test_a_wish_that_ends_before_it_begins_gives_back(grid: DataGrid) -> None:
     key = grid.subscribe("B")
     allocate(grid)
     assert used(grid) > 0
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     allocate(grid)
     assert (used(grid), grid.count(block_dest)) == (0, 0)
 
@@ -412,10 +414,10 @@ class Charged(RuleBasedStateMachine):
     @rule(place=st.integers(0, 5))
     def end(self, place: int) -> None:
         with self.database.snapshot() as conn:
-            rows = subscriptions.subscriptions(conn)
+            rows = store.subscriptions(conn)
         if rows:
             key = rows[place % len(rows)].id
-            self.grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+            self.grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
 
     @rule()
     def allocate(self) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from catalogs.sites import StorageElement, tfc_text
-from datamgmt.copying import Way, attempt
 from datamgmt.tools.base import CopyResult, ErrorClass, Stat
 from datamgmt.tools.fake import FakeTool
-from datamgmt.tries import Claimed
+from datamgmt.transfers.copying import Way, attempt
+from datamgmt.transfers.tries import Claimed
 
 LFN = "/store/mc/a.root"
 

@@ -13,9 +13,10 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, data_file, dataset
-from datamgmt import allocating, recount, subscriptions
+from datamgmt import recount
 from datamgmt.invariants import INVARIANTS
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import allocating, store
 from datamgmt.tables import ALL_QUEUED, block_dest, route_via, subscription, transfer
 from gridcore.db import Database
 from gridcore.db.invariants import violations
@@ -49,7 +50,7 @@ def test_allocation_settles_a_dataset_until_its_subscriptions_change(grid: DataG
     key = grid.subscribe("C")
     assert unsettled(grid) == [1]
     assert allocate() == [0]
-    for act in (subscriptions.suspend, subscriptions.resume, subscriptions.unsubscribe):
+    for act in (store.suspend, store.resume, store.unsubscribe):
         assert grid.do(lambda conn, now, act=act: act(conn, key, "anna", now))
         assert unsettled(grid) == [1]
         assert allocate() == [0]

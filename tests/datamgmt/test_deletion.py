@@ -15,11 +15,12 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica
-from datamgmt import allocating, deletion, removal, subscriptions
-from datamgmt.deletion import Asker, Due
 from datamgmt.deletion_states import DeletionState
-from datamgmt.hindrances import Terms
+from datamgmt.deletions import deletion, removal
+from datamgmt.deletions.deletion import Asker, Due
+from datamgmt.deletions.hindrances import Terms
 from datamgmt.reasons import Reason
+from datamgmt.subscriptions import allocating, store
 from datamgmt.tables import block_dest
 from datamgmt.tables import deletion as deletion_table
 from gridcore.db import Database, lock_rows
@@ -240,7 +241,7 @@ def test_what_is_subscribed_stays_unless_told(grid: DataGrid) -> None:
     grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
     assert carry_out(grid) == Due(begun=1)
     assert grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now)).changed == 1
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
 
 
 def test_a_subscription_in_the_meantime_wins(grid: DataGrid) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt.eta import Onward, Quantiles, error, eta, measured
+from datamgmt.subscriptions.eta import Onward, Quantiles, error, eta, measured
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BIN = timedelta(minutes=5)

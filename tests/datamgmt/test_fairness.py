@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamgmt.fairness import CHUNK, HALF_LIFE, Begun, decay, next_blocks
+from datamgmt.transfers.fairness import CHUNK, HALF_LIFE, Begun, decay, next_blocks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

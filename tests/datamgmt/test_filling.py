@@ -15,12 +15,14 @@ from catalogs import exceptions, replicas
 from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.tables import block, data_file
-from datamgmt import allocating, claiming, filling, finishing, linkqueues, linkstates, transfers, tries
-from datamgmt.claiming import Place
-from datamgmt.linkqueues import Queue
+from datamgmt.links import linkqueues, linkstates
+from datamgmt.links.linkqueues import Queue
+from datamgmt.subscriptions import allocating
 from datamgmt.tables import ALL_QUEUED, block_dest, group_weight, link_use, subscription, transfer
 from datamgmt.tools.base import ErrorClass
-from datamgmt.tries import Claimed, Try
+from datamgmt.transfers import claiming, filling, finishing, store, tries
+from datamgmt.transfers.claiming import Place
+from datamgmt.transfers.tries import Claimed, Try
 from gridcore.db import Database
 
 A, B, C = 1, 2, 3
@@ -210,14 +212,14 @@ def test_each_file_is_at_one_place_and_links_count_it(database: Database, seed: 
                 src = C if step == "move" else A
                 grid.do(lambda conn, _, src=src: conn.execute(update(block_dest).values(src_se_id=src)))
                 keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
-                grid.do(lambda conn, now, keys=keys: transfers.follow(conn, keys, now))
+                grid.do(lambda conn, now, keys=keys: store.follow(conn, keys, now))
             case "abandon":
                 grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
                 held = []
             case "cancel":
                 # The wish stays: all that has not come is queued anew, once nobody has it in hand.
                 keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
-                grid.do(lambda conn, now, keys=keys: transfers.cancel(conn, keys, now))
+                grid.do(lambda conn, now, keys=keys: store.cancel(conn, keys, now))
                 end(grid, held)
                 held = []
             case "later":
@@ -233,7 +235,7 @@ def all_comes(grid: DataGrid, src: int) -> None:
     """Let to itself, each file arrives."""
     grid.do(lambda conn, now: claiming.abandon(conn, B, [], now))
     keys = {(row[0], B) for row in grid.rows(select(block_dest.c.block_id))}
-    grid.do(lambda conn, now: transfers.follow(conn, keys, now))
+    grid.do(lambda conn, now: store.follow(conn, keys, now))
     grid.clock.advance(timedelta(hours=2).total_seconds())
     fill(grid, 20, (src, B))
     while claimed := grid.do(lambda conn, now: claiming.claim(conn, [Place(B, "me", {A: 9, C: 9}, 9)], now)):

@@ -15,24 +15,16 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import (
-    allocating,
-    claiming,
-    destinations,
-    filling,
-    finishing,
-    linkerrors,
-    linkqueues,
-    linkstates,
-    transfers,
-    tries,
-)
-from datamgmt.claiming import Place
-from datamgmt.linkqueues import Queue
+from datamgmt.links import linkerrors, linkqueues, linkstates
+from datamgmt.links.linkqueues import Queue
+from datamgmt.subscriptions import allocating
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import ErrorClass, Owner
 from datamgmt.transfer_states import TransferState
-from datamgmt.tries import Claimed, Try
+from datamgmt.transfers import claiming, filling, finishing, store, tries
+from datamgmt.transfers.claiming import Place
+from datamgmt.transfers.tries import Claimed, Try
+from datamgmt.wanted import destinations
 from gridcore.db import Database
 
 A, B, C = 1, 2, 3
@@ -84,7 +76,7 @@ def cancel(grid: DataGrid) -> None:
     def unit(conn, now):
         destinations.drop(conn, [(1, B)], now)
         replicas.mark_deleting_all(conn, [(1, B)])
-        transfers.cancel(conn, [(1, B)], now)
+        store.cancel(conn, [(1, B)], now)
 
     grid.do(unit)
 
@@ -99,7 +91,7 @@ def test_claims_and_moves_at_once_leave_each_file_on_one_link(grid: DataGrid) ->
         def move(src: int = src) -> int:
             def unit(conn, now):
                 conn.execute(update(block_dest).values(src_se_id=src))
-                return transfers.follow(conn, {(1, B)}, now)
+                return store.follow(conn, {(1, B)}, now)
 
             return grid.do(unit)
 
@@ -285,7 +277,7 @@ def test_whatever_a_tool_says_is_written_down(grid: DataGrid) -> None:
     odd = "no such file: /data/\0\udcff.root"
     assert settle(grid, [one], ErrorClass.CONNECTION_LOST, odd).retry == 1
     (error,) = grid.do(lambda conn, _: linkerrors.errors(conn))
-    (row,) = grid.do(lambda conn, _: transfers.transfers(conn, state=TransferState.RETRY_WAIT))
+    (row,) = grid.do(lambda conn, _: store.transfers(conn, state=TransferState.RETRY_WAIT))
     assert error.sample == row.error == "no such file: /data/ ?.root"
     spoilt = Try(
         claimed=one, link_id=102, error_class=ErrorClass.SOURCE_MISSING, error=odd, fault=FileFault.BAD

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from catalogs.replicas import ReplicaRow
 from catalogs.states import ReplicaState
-from datamgmt import hops
-from datamgmt.allocation import ReplicaKey
-from datamgmt.links import LinkPolicy, LinkState, Phase
-from datamgmt.linkstates import LinkView, Policies
+from datamgmt.links.health import LinkPolicy, LinkState, Phase
+from datamgmt.links.linkstates import LinkView, Policies
+from datamgmt.links.paths import RoutingPolicy
 from datamgmt.reasons import Reason
-from datamgmt.routing import RoutingPolicy
+from datamgmt.routing import hops
+from datamgmt.routing.words import Changes, Dest, View, Word
 from datamgmt.transfer_states import RetryPolicy
-from datamgmt.words import Changes, Dest, View, Word
+from datamgmt.wanted.allocation import ReplicaKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STEP = timedelta(minutes=30)

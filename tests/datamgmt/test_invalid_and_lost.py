@@ -11,7 +11,7 @@ from catalogs import exceptions, validity
 from catalogs.exceptions import FileFault
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import file_exception, invalid_file
-from datamgmt import repairs
+from datamgmt.deletions import repairs
 from gridcore.db import Database
 
 HOUR = timedelta(hours=1)

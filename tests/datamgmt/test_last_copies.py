@@ -16,25 +16,16 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import (
-    allocating,
-    asking,
-    deletion,
-    hops,
-    leftovers,
-    linkqueues,
-    linkstates,
-    moving,
-    removal,
-    rerouting,
-    routes,
-)
-from datamgmt.asking import Order
-from datamgmt.deletion import Asker, Due
 from datamgmt.deletion_states import DeletionState
-from datamgmt.hindrances import PLAIN, Terms
-from datamgmt.linkqueues import Queue
+from datamgmt.deletions import deletion, removal
+from datamgmt.deletions.deletion import Asker, Due
+from datamgmt.deletions.hindrances import PLAIN, Terms
+from datamgmt.links import linkqueues, linkstates
+from datamgmt.links.linkqueues import Queue
 from datamgmt.reasons import Reason
+from datamgmt.routing import hops, leftovers, rerouting, routes
+from datamgmt.subscriptions import allocating, asking, moving
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tables import deletion as deletion_table
 from datamgmt.transfer_states import TransferState

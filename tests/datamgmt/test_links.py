@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datamgmt import deletion_states, subscription_states, transfer_states
 from datamgmt.deletion_states import DeletionState
-from datamgmt.links import (
+from datamgmt.links.health import (
     LOCAL_SHARE,
     LinkPolicy,
     LinkState,

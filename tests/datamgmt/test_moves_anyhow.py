@@ -22,10 +22,11 @@ from catalogs.invariants import INVARIANTS
 from catalogs.replicas import Begin
 from catalogs.states import BlockState, ReplicaState
 from catalogs.tables import block, block_replica, se_use
-from datamgmt import deletion, line, subscriptions
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import deletion
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import line, store
 from datamgmt.tables import block_dest, subscription
 from datamgmt.tables import deletion as deletion_table
 from gridapp import quotas as limits
@@ -61,7 +62,7 @@ class Moving(RuleBasedStateMachine):
         self.grid.do(lambda conn, now: bookkeeping.close_dataset(conn, self.grid.dataset_id, "anna", now))
         self.worker.run(rounds=80, step_s=20.0)
         with self.grid.database.snapshot() as conn:
-            rows = subscriptions.subscriptions(conn)
+            rows = store.subscriptions(conn)
         for row in rows:
             if row.state is SubscriptionState.ACTIVE:
                 assert row.code == Reason.QUOTA_FULL, "all else is there"
@@ -121,10 +122,10 @@ class Moving(RuleBasedStateMachine):
     @rule(place=st.integers(0, 5))
     def end(self, place: int) -> None:
         with self.grid.database.snapshot() as conn:
-            rows = subscriptions.subscriptions(conn)
+            rows = store.subscriptions(conn)
         if rows:
             key = rows[place % len(rows)].id
-            self.grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+            self.grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
 
     @rule()
     def approve(self) -> None:

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from catalogs import bookkeeping, replicas
 from catalogs.states import ReplicaState
 from catalogs.tables import block
-from datamgmt import moving, subscriptions
 from datamgmt.deletion_states import DeletionState
 from datamgmt.reasons import Reason
+from datamgmt.subscriptions import moving, store
 from datamgmt.tables import deletion
 from gridcore.db import Database
 
@@ -82,7 +82,7 @@ def test_the_sources_are_asked_away_and_the_move_is_an_ordinary_subscription(
     assert let_go(grid, key) == moving.Moved(1, (1, 1))
     assert asked(grid) == [(1, 1, DeletionState.APPROVED, Reason.MOVED)]
     assert let_go(grid, key) == moving.Moved(0)
-    assert not grid.do(lambda conn, _: subscriptions.one(conn, key)).move
+    assert not grid.do(lambda conn, _: store.one(conn, key)).move
 
 
 def test_where_others_decide_they_are_only_asked(grid: DataGrid, worker: Worker) -> None:
@@ -116,7 +116,7 @@ def test_a_move_that_has_something_new_to_bring_lets_nothing_go(grid: DataGrid, 
     grid.produce(1, first=3)
     worker.cycle("block_manager")
     assert let_go(grid, key) == moving.Moved(0)
-    assert grid.do(lambda conn, _: subscriptions.one(conn, key)).move
+    assert grid.do(lambda conn, _: store.one(conn, key)).move
 
 
 def test_two_moves_at_once_leave_a_copy_of_everything(grid: DataGrid, worker: Worker) -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamgmt import pacing
-from datamgmt.pacing import PacePolicy
+from datamgmt.deletions import pacing
+from datamgmt.deletions.pacing import PacePolicy
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICY = PacePolicy()

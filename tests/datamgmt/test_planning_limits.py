@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from datamgmt.decisions import BlockDest, Decision
-from datamgmt.fairness import decay
-from datamgmt.planning import plan
+from datamgmt.links.paths import LinkCost, RoutingPolicy
 from datamgmt.reasons import Reason
-from datamgmt.routing import LinkCost, RoutingPolicy
+from datamgmt.routing.decisions import BlockDest, Decision
+from datamgmt.routing.planning import plan
+from datamgmt.transfers.fairness import decay
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GB = 10**9

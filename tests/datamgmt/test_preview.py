@@ -9,11 +9,13 @@ from grids.data_grid import DataGrid
 from sqlalchemy import select, update
 
 from catalogs.tables import block, block_replica, se
-from datamgmt import linkends, linkstates, preview, subscriptions
-from datamgmt.linkends import Ended
-from datamgmt.links import Outcome
-from datamgmt.preview import Amount, Preview, Subject
+from datamgmt.links import linkends, linkstates
+from datamgmt.links.health import Outcome
+from datamgmt.links.linkends import Ended
+from datamgmt.previews import preview
+from datamgmt.previews.preview import Amount, Preview, Subject
 from datamgmt.reasons import Reason
+from datamgmt.subscriptions import store
 from datamgmt.tables import block_dest, subscription, transfer
 from gridapp.insights import previews
 from gridcore.amounts import size as readable
@@ -128,7 +130,7 @@ def test_a_removal_tells_what_stays_and_why(database: Database) -> None:
     worker = grid.worker()
     worker.run()
     worker.close()
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, keys["B"], "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, keys["B"], "anna", now))
     subject = Subject(grid.dataset_id)
     with database.snapshot() as conn:
         free = preview.removal(conn, subject, [2])
@@ -148,7 +150,7 @@ def test_of_the_last_two_copies_one_would_stay(database: Database) -> None:
     worker = grid.worker()
     worker.run()
     worker.close()
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     with database.snapshot() as conn:
         found = preview.removal(conn, Subject(grid.dataset_id), [1, 2])
     assert found.removed.blocks == 1

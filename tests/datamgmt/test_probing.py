@@ -17,12 +17,13 @@ from catalogs import exceptions, sites
 from catalogs.exceptions import FileFault
 from catalogs.states import Switch
 from catalogs.tables import block_replica
-from datamgmt import linkends, linkstates, linkwords, probing
-from datamgmt.linkends import Ended
-from datamgmt.links import LinkState, Outcome, Phase, phase
-from datamgmt.linkstates import LinkView
+from datamgmt.links import linkends, linkstates, linkwords
+from datamgmt.links.health import LinkState, Outcome, Phase, phase
+from datamgmt.links.linkends import Ended
+from datamgmt.links.linkstates import LinkView
 from datamgmt.tables import link_bin, transfer, transfer_error
 from datamgmt.tools.base import ErrorClass
+from datamgmt.transfers import probing
 from gridapp.insights import topology
 from gridapp.insights.why import why
 from gridcore.db import Database

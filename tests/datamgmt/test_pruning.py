@@ -10,8 +10,10 @@ from sqlalchemy import Connection, select
 
 from agents.janitor import Janitor
 from agents.runtime.agent import own_lease
-from datamgmt import pruning
+from catalogs.states import ReplicaState
+from catalogs.tables import block, block_replica, se_use
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import pruning
 from datamgmt.reasons import Reason
 from datamgmt.tables import deletion, link_bin, route_history
 from gridcore.db import Database, insert_rows, leases
@@ -31,7 +33,11 @@ def aged(conn: Connection, now: datetime) -> None:
         for state in DeletionState
         for at in stamps
     ]
-    by = {"block_id": 1, "se_id": 1, "requester": "anna", "acct_group": "physics"}
+    ((block_id, size),) = conn.execute(select(block.c.id, block.c.bytes))
+    going = {"block_id": block_id, "se_id": 2, "state": ReplicaState.DELETING, "created_at": now}
+    insert_rows(conn, block_replica, [going])
+    insert_rows(conn, se_use, [{"se_id": 2, "leaving_bytes": size}])
+    by = {"block_id": block_id, "se_id": 2, "requester": "anna", "acct_group": "physics"}
     insert_rows(conn, deletion, [{"id": n, "ask_id": str(n), **by, **row} for n, row in enumerate(rows, 1)])
 
 
@@ -42,6 +48,7 @@ def never_due(state: DeletionState) -> bool:
 def test_what_is_old_goes_and_what_is_open_stays(database: Database) -> None:
     grid = DataGrid(database, "AB")
     grid.link("AB")
+    grid.produce(1)
     grid.do(aged)
     assert grid.do(pruning.prune) == {"routes": 4, "bins": 4, "deletions": 8}
     assert grid.count(route_history) == grid.count(link_bin) == 2
@@ -56,6 +63,7 @@ def test_what_is_old_goes_and_what_is_open_stays(database: Database) -> None:
 def test_the_janitor_does_it_every_hour(database: Database) -> None:
     grid = DataGrid(database, "AB")
     grid.link("AB")
+    grid.produce(1)
     grid.do(aged)
     agent = Janitor(grid.context())
     name = own_lease(agent.name)

@@ -15,11 +15,12 @@ from catalogs.exceptions import FileFault
 from catalogs.replicas import Begin
 from catalogs.states import InvalidCode, ReplicaState
 from catalogs.tables import block, block_replica, file_exception, invalid_file
-from datamgmt import deletion, repairs, transfers
-from datamgmt.deletion import Asker
-from datamgmt.filling import NOBODY, Chosen, fill
+from datamgmt.deletions import deletion, repairs
+from datamgmt.deletions.deletion import Asker
 from datamgmt.reasons import Reason
 from datamgmt.tables import block_dest, transfer, transfer_error
+from datamgmt.transfers import store
+from datamgmt.transfers.filling import NOBODY, Chosen, fill
 from gridcore.db import Database
 
 HOUR = timedelta(hours=1)
@@ -178,7 +179,7 @@ def test_what_waits_follows_to_no_source_that_lacks_it_too(grid: DataGrid, worke
     keys = grid.keys.take("transfer", 4)
     assert grid.do(lambda conn, now: fill(conn, chosen, keys, now)) == 1
     grid.do(lambda conn, _: conn.execute(update(block_dest).where(at_a).values(src_se_id=grid.ids["C"])))
-    assert grid.do(lambda conn, now: transfers.follow(conn, [(1, grid.ids["A"])], now)) == 1
+    assert grid.do(lambda conn, now: store.follow(conn, [(1, grid.ids["A"])], now)) == 1
     waits = select(transfer.c.file_id, transfer.c.src_se_id)
     assert grid.rows(waits) == [(1, grid.ids["C"])]
     assert grid.do(repairs.leave_out) == 1

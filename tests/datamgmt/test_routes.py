@@ -12,27 +12,17 @@ from sqlalchemy import Connection, select, update
 from catalogs import replicas, sites
 from catalogs.states import ReplicaState, Switch
 from catalogs.tables import block, block_replica, link
-from datamgmt import (
-    allocating,
-    destinations,
-    hops,
-    leftovers,
-    linkends,
-    linkerrors,
-    linkstates,
-    linkwords,
-    rerouting,
-    routes,
-    subscriptions,
-    transit,
-)
-from datamgmt.linkends import Ended
-from datamgmt.linkerrors import Failed
-from datamgmt.links import LinkState, Outcome, Phase
+from datamgmt.links import linkends, linkerrors, linkstates, linkwords
+from datamgmt.links.health import LinkState, Outcome, Phase
+from datamgmt.links.linkends import Ended
+from datamgmt.links.linkerrors import Failed
 from datamgmt.reasons import Reason
+from datamgmt.routing import hops, leftovers, rerouting, routes
+from datamgmt.routing.words import Changes, View
+from datamgmt.subscriptions import allocating, store
 from datamgmt.tables import block_dest, link_state, route_history, route_via
 from datamgmt.tools.base import ErrorClass
-from datamgmt.words import Changes, View
+from datamgmt.wanted import destinations, transit
 from gridcore.db import Database, insert_rows
 from gridcore.tables import quota
 
@@ -96,7 +86,7 @@ def test_allocation_follows_changed_and_ended_subscriptions(grid: DataGrid) -> N
     grid.subscribe("D", custodial=True, priority=7)
     assert allocate(grid) == 1
     assert grid.rows(select(block_dest.c.custodial, block_dest.c.priority)) == [(1, 7)]
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     assert allocate(grid) == 1
     assert wanted(grid) == []
 
@@ -104,7 +94,7 @@ def test_allocation_follows_changed_and_ended_subscriptions(grid: DataGrid) -> N
 def test_a_suspended_subscription_keeps_its_row_and_gets_no_more(grid: DataGrid) -> None:
     key = grid.subscribe("D")
     allocate(grid)
-    grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.suspend(conn, key, "anna", now))
     grid.produce(1, first=5)
     assert allocate(grid) == 0
     assert route(grid) == 1
@@ -117,7 +107,7 @@ def test_what_has_partly_arrived_goes_with_its_subscription(grid: DataGrid) -> N
     allocate(grid)
     route(grid)
     assert grid.replicas()[1, "B"] is ReplicaState.COPYING
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     allocate(grid)
     assert grid.replicas()[1, "B"] is ReplicaState.DELETING
 
@@ -312,7 +302,7 @@ def test_what_is_dropped_gives_its_room_back(grid: DataGrid) -> None:
     allocate(grid)
     route(grid)
     assert grid.count(route_via) == 2
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     allocate(grid)
     assert grid.count(route_via) == 0
     assert grid.rows(select(quota.c.used_value)) == [(0,)]
@@ -362,7 +352,7 @@ def test_a_suspended_replica_on_the_way_does_not_stop_the_others(grid: DataGrid)
     key = grid.subscribe("B")
     grid.subscribe("D")
     allocate(grid)
-    grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.suspend(conn, key, "anna", now))
     route(grid)
     assert wanted(grid)[0][2:] == (1, [1, 2])
     assert route(grid) == 0

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamgmt.decisions import BlockDest, Decision
-from datamgmt.planning import plan
+from datamgmt.links.paths import Graph, LinkCost, NoRoute, Route, RoutingPolicy, route
 from datamgmt.reasons import Reason, render
-from datamgmt.routing import Graph, LinkCost, NoRoute, Route, RoutingPolicy, route
+from datamgmt.routing.decisions import BlockDest, Decision
+from datamgmt.routing.planning import plan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

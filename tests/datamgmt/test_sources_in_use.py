@@ -5,7 +5,7 @@ from __future__ import annotations
 from grids.data_grid import DataGrid
 from sqlalchemy import update
 
-from datamgmt import hindrances
+from datamgmt.deletions import hindrances
 from datamgmt.tables import block_dest
 from gridcore.db import Database
 

@@ -9,9 +9,9 @@ from grids.data_grid import DataGrid
 from sqlalchemy import select
 
 from catalogs import bookkeeping
-from datamgmt import forecasts, progress, subscriptions
-from datamgmt.linkstates import BIN, bin_of
+from datamgmt.links.linkstates import BIN, bin_of
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import forecasts, progress, store
 from datamgmt.tables import link_bin, subscription, subscription_history
 from gridapp import quotas as limits
 from gridcore.db import Database, insert_rows
@@ -72,7 +72,7 @@ def test_a_forecast_ends_with_what_it_was_for(grid: DataGrid) -> None:
     key = grid.subscribe("B")
     routed(grid)
     assert look(grid)[2] is not None
-    grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.suspend(conn, key, "anna", now))
     assert grid.rows(select(subscription.c.eta_p50, subscription.c.eta_p90)) == [(None, None)]
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import select, update
 from catalogs import wishes
 from catalogs.states import WishState
 from catalogs.tables import wish
-from datamgmt import allocating, deliveries, progress, subscriptions
 from datamgmt.reasons import Reason
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import allocating, deliveries, progress, store
 from datamgmt.tables import block_dest, subscription_history, transfer
 from gridcore.db import Database
 from gridcore.errors import NotFound
@@ -25,8 +25,8 @@ def grid(database: Database) -> DataGrid:
     return grid
 
 
-def only(grid: DataGrid) -> subscriptions.SubscriptionRow:
-    (row,) = grid.do(lambda conn, _: subscriptions.subscriptions(conn))
+def only(grid: DataGrid) -> store.SubscriptionRow:
+    (row,) = grid.do(lambda conn, _: store.subscriptions(conn))
     return row  # type: ignore[no-any-return]
 
 
@@ -51,7 +51,7 @@ def test_the_state_follows_the_blocks(grid: DataGrid) -> None:
     grid.produce(1, "B", first=2)
     assert grid.do(lambda conn, now: progress.review_dataset(conn, grid.dataset_id, now)) == 1
     assert (only(grid).state, only(grid).code) == (SubscriptionState.ACTIVE, Reason.DELIVERING)
-    grid.do(lambda conn, now: subscriptions.suspend(conn, at_origin, "bert", now))
+    grid.do(lambda conn, now: store.suspend(conn, at_origin, "bert", now))
     assert grid.do(progress.review) == 0
     assert [row[1] for row in history(grid)] == ["ACTIVE", "COMPLETE", "ACTIVE", "SUSPENDED"]
 
@@ -66,8 +66,8 @@ def test_a_dataset_without_closed_blocks_is_not_delivered(database: Database) ->
 
 def test_an_ended_subscription_begins_anew(grid: DataGrid) -> None:
     key = grid.subscribe("B", priority=5)
-    assert grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
-    assert not grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    assert grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
+    assert not grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     assert only(grid).state is SubscriptionState.REMOVED
     assert grid.subscribe("B") == key
     assert (only(grid).state, only(grid).priority) == (SubscriptionState.ACTIVE, 0)
@@ -75,23 +75,23 @@ def test_an_ended_subscription_begins_anew(grid: DataGrid) -> None:
 
 def test_suspending_and_resuming(grid: DataGrid) -> None:
     key = grid.subscribe("B")
-    assert not grid.do(lambda conn, now: subscriptions.resume(conn, key, "anna", now))
-    assert grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
-    assert grid.do(lambda conn, now: subscriptions.resume(conn, key, "anna", now))
+    assert not grid.do(lambda conn, now: store.resume(conn, key, "anna", now))
+    assert grid.do(lambda conn, now: store.suspend(conn, key, "anna", now))
+    assert grid.do(lambda conn, now: store.resume(conn, key, "anna", now))
     assert only(grid).state is SubscriptionState.ACTIVE
 
 
 def test_what_is_not_there_is_said(grid: DataGrid) -> None:
     with pytest.raises(NotFound):
-        grid.do(lambda conn, now: subscriptions.unsubscribe(conn, 999, "anna", now))
+        grid.do(lambda conn, now: store.unsubscribe(conn, 999, "anna", now))
     with pytest.raises(NotFound):
-        grid.do(lambda conn, _: subscriptions.one(conn, 999))
+        grid.do(lambda conn, _: store.one(conn, 999))
 
 
 def test_a_subscription_tells_who_asked_and_its_block_why_it_waits(grid: DataGrid) -> None:
     key = grid.subscribe("B")
     grid.do(lambda conn, now: allocating.allocate_dataset(conn, grid.dataset_id, now))
-    row = grid.do(lambda conn, _: subscriptions.one(conn, key))
+    row = grid.do(lambda conn, _: store.one(conn, key))
     assert (row.se, row.requester, row.group) == ("T2_B", "anna", "physics")
     assert grid.word("B")[0] == Reason.ALLOCATED
     assert grid.rows(select(block_dest.c.files)) == [(2,)]
@@ -112,7 +112,7 @@ def test_a_wish_does_not_bring_back_what_a_person_has_ended(grid: DataGrid) -> N
     wish_id = grid.place("B")
     assert serve(grid) == 0
     key = only(grid).id
-    grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     assert serve(grid) == 1
     assert grid.wish(wish_id) == (WishState.REFUSED, Reason.UNSUBSCRIBED)
     assert grid.count(block_dest) == 0

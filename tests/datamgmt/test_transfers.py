@@ -13,12 +13,14 @@ from catalogs import replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica
-from datamgmt import allocating, claiming, filling, finishing, linkqueues, linkstates, transfers, tries
-from datamgmt.claiming import Place
+from datamgmt.links import linkqueues, linkstates
+from datamgmt.subscriptions import allocating
 from datamgmt.tables import block_dest, link_bin, link_state, transfer
 from datamgmt.tools.base import ErrorClass
 from datamgmt.transfer_states import TransferState, deadline_factor
-from datamgmt.tries import Claimed, Settled, Try
+from datamgmt.transfers import claiming, filling, finishing, store, tries
+from datamgmt.transfers.claiming import Place
+from datamgmt.transfers.tries import Claimed, Settled, Try
 from gridcore.db import Database
 
 A, B, C = 1, 2, 3
@@ -184,7 +186,7 @@ def test_failures_wait_and_end(grid: DataGrid) -> None:
     grid.clock.advance(1.1)
     (again,) = claim(grid)
     assert (again.id, again.attempts) == (first.id, 1)
-    rows = grid.do(lambda conn, _: transfers.transfers(conn, state=TransferState.FAILED))
+    rows = grid.do(lambda conn, _: store.transfers(conn, state=TransferState.FAILED))
     assert [(row.lfn, row.src, row.dst, row.error_class) for row in rows] == [
         (grid.lfn(1), "T2_A", "T2_B", "SOURCE_MISSING")
     ]
@@ -199,7 +201,7 @@ def test_a_timeout_gives_the_next_try_more_time(grid: DataGrid) -> None:
         settle(grid, [bad(one, why)])
         grid.clock.advance(timedelta(hours=1).total_seconds())
     assert factors == [1, 2, 4]
-    (row,) = grid.do(lambda conn, _: transfers.transfers(conn))
+    (row,) = grid.do(lambda conn, _: store.transfers(conn))
     assert (row.attempts, row.deadline_factor) == (3, 1)
 
 
@@ -217,7 +219,7 @@ def test_the_tries_on_a_hop_are_counted(grid: DataGrid) -> None:
         settle(grid, [bad(claim(grid)[0])])
         grid.clock.advance(timedelta(hours=1).total_seconds())
     assert states(grid) == [TransferState.FAILED]
-    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 1
+    assert grid.do(lambda conn, now: store.follow(conn, {(1, B)}, now)) == 1
     assert claim(grid)[0].attempts == 0
 
 
@@ -228,8 +230,8 @@ def test_what_waits_follows_its_block_to_another_source(grid: DataGrid) -> None:
     grid.do(lambda conn, now: replicas.begin_all(conn, [Begin(1, C)], now))
     grid.do(lambda conn, now: replicas.complete_all(conn, {(1, C): 3}, now))
     route(grid, C)
-    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 1
-    assert grid.do(lambda conn, now: transfers.follow(conn, {(1, B)}, now)) == 0
+    assert grid.do(lambda conn, now: store.follow(conn, {(1, B)}, now)) == 1
+    assert grid.do(lambda conn, now: store.follow(conn, {(1, B)}, now)) == 0
     rows = grid.rows(select(transfer.c.src_se_id, transfer.c.state).order_by(transfer.c.id))
     assert rows == [(A, TransferState.DONE), (C, TransferState.QUEUED), (A, TransferState.ACTIVE)]
 
@@ -261,7 +263,7 @@ def test_a_cancelled_copy_keeps_its_row_until_its_agent_lets_go(grid: DataGrid) 
     fill(grid, 4)
     (copying,) = claim(grid, 1)
     grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
-    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B), (2, B)], now))
+    grid.do(lambda conn, now: store.cancel(conn, [(1, B), (2, B)], now))
     grid.check()
     assert states(grid) == [TransferState.CANCELLED]
     assert settle(grid, [good(copying)]) == Settled(stale=1)
@@ -272,7 +274,7 @@ def test_a_takeover_forgets_cancelled_copies(grid: DataGrid) -> None:
     fill(grid, 1)
     claim(grid)
     grid.do(lambda conn, _: replicas.mark_deleting_all(conn, [(1, B)]))
-    grid.do(lambda conn, now: transfers.cancel(conn, [(1, B), (2, B)], now))
+    grid.do(lambda conn, now: store.cancel(conn, [(1, B), (2, B)], now))
     assert grid.do(lambda conn, now: claiming.abandon(conn, B, [], now)) == 0
     assert grid.count(transfer) == 0
 
@@ -296,5 +298,5 @@ def test_a_failing_link_is_parked_and_others_faults_are_not_its_own(grid: DataGr
 
 def test_priority_reaches_what_is_queued(grid: DataGrid) -> None:
     fill(grid, 2)
-    grid.do(lambda conn, now: transfers.set_priority(conn, {(1, B): 9}, now))
+    grid.do(lambda conn, now: store.set_priority(conn, {(1, B): 9}, now))
     assert grid.rows(select(transfer.c.priority)) == [(9,), (9,)]

@@ -18,10 +18,13 @@ from catalogs import recount, replicas
 from catalogs.replicas import Begin
 from catalogs.states import ReplicaState
 from catalogs.tables import block_replica, holding, se_use
-from datamgmt import allocating, deletion, hops, linkstates, rerouting, routes
-from datamgmt.deletion import Asker
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
+from datamgmt.links import linkstates
 from datamgmt.reasons import Reason
+from datamgmt.routing import hops, rerouting, routes
+from datamgmt.subscriptions import allocating
 from datamgmt.tables import block_dest
 from datamgmt.tables import deletion as deletion_table
 from gridcore.db import Database

@@ -7,7 +7,7 @@ import pytest
 from datamgmt.tools.base import ErrorClass, TransferTool
 from datamgmt.tools.fake import FakeTool
 from datamgmt.tools.local import LocalTool
-from datamgmt.verification import Found, Verdict, verify
+from datamgmt.transfers.verification import Found, Verdict, verify
 
 PFN = "/se/file"
 

@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 from catalogs import bookkeeping, registration, replicas, sites
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.replicas import Begin
-from datamgmt import asking, linkends, recount
-from datamgmt.asking import Order
-from datamgmt.linkends import Ended
-from datamgmt.links import LinkPolicy, Outcome
+from datamgmt import recount
+from datamgmt.links import linkends
+from datamgmt.links.health import LinkPolicy, Outcome
+from datamgmt.links.linkends import Ended
 from datamgmt.reasons import Reason
+from datamgmt.subscriptions import asking
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import block_dest, transfer
 from datamgmt.transfer_states import TransferState
 from gridapp import schema
@@ -25,25 +27,19 @@ from gridcore.db import Database, insert_rows, leases
 from gridcore.db.keys import Keys
 from gridcore.db.leases import Lease, Owner
 from gridcore.tables import heartbeat
-from prodsys import (
-    accounting,
-    classes,
-    endpoints,
-    jobmaking,
-    requests,
-    retry_rules,
-    shares,
-    slicing,
-    tasks,
-    workflow,
-)
-from prodsys.endpoints import Endpoint
-from prodsys.jobmaking import NewKeys
+from prodsys.jobs.queueport import Admission, Call, News
 from prodsys.jobs.store import QUEUE
-from prodsys.queueport import Admission, Call, News
-from prodsys.settlement import Settler
-from prodsys.sqlport import SqlQueuePort
+from prodsys.queue import classes, endpoints
+from prodsys.queue.endpoints import Endpoint
+from prodsys.queue.sqlport import SqlQueuePort
+from prodsys.requests import requests
+from prodsys.settling import accounting, retry_rules
+from prodsys.settling.settlement import Settler
+from prodsys.shares import shares
 from prodsys.tables import queue
+from prodsys.tasks import tasks, workflow
+from prodsys.units import jobmaking, slicing
+from prodsys.units.jobmaking import NewKeys
 
 T = TypeVar("T")
 

@@ -15,16 +15,18 @@ from catalogs import sites
 from catalogs.states import Switch, WishKind, WishState
 from catalogs.tables import link, se, site, wish
 from gridapp.apply import apply, export, plan, stored
-from gridapp.topology import GRID_FILE, Topology, read_topology
-from gridapp.topology_diff import Change
+from gridapp.topology.diff import Change
+from gridapp.topology.reader import GRID_FILE, Topology, read_topology
 from gridcore import accounts
 from gridcore.db import Database, insert_rows, quotas
 from gridcore.db.keys import Keys
 from gridcore.errors import Conflict
 from gridcore.identity import Action, local_principal, may
 from gridcore.tables import audit_log, lease, quota, revision
-from prodsys import endpoints, retry_rules, shares
-from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.queue import endpoints
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
+from prodsys.shares import shares
 from prodsys.tables import queue, share_node
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

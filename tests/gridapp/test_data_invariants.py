@@ -25,10 +25,10 @@ from catalogs.tables import (
     se_use,
     wish,
 )
-from datamgmt import allocating
 from datamgmt.deletion_states import DeletionState
 from datamgmt.invariants import INVARIANTS as OF_MOTION
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import allocating
 from datamgmt.tables import (
     ALL_QUEUED,
     block_dest,

@@ -15,8 +15,8 @@ from gridapp.insights import forecasts, work
 from gridapp.insights.forecasts import pace, told
 from gridapp.insights.values import iso
 from gridcore.db import Database, insert_rows
-from prodsys.completion import Forecast
-from prodsys.jobs.machine import JobState
+from prodsys.job_states import JobState
+from prodsys.requests.completion import Forecast
 from prodsys.states import TaskState
 from prodsys.tables import job_history, task, task_count
 

@@ -25,8 +25,8 @@ from gridcore.db import Database, dbnow
 from gridcore.db.invariants import violations
 from gridcore.errors import NotFound, UsageError
 from gridcore.selector_parser import parse
-from prodsys.jobs.machine import JobKind, JobState
-from prodsys.selectors import JOBS
+from prodsys.control.selectors import JOBS
+from prodsys.job_states import JobKind, JobState
 from prodsys.states import TaskState
 
 Grid = tuple[Database, Names]

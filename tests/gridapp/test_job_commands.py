@@ -19,7 +19,7 @@ from gridapp import session, wiring
 from gridapp.cli import jobs
 from gridapp.cli.main import main
 from gridcore.db.leases import Owner
-from prodsys import orders
+from prodsys.control import orders
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -124,7 +124,7 @@ def test_nobody_is_asked_about_few_jobs_or_with_yes(grid: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("where", "status", "said"),
     [
-        ("stat = HELD", 2, "hint: did you mean state or task?"),
+        ("stat = HELD", 2, "hint: did you mean state?"),
         ("state = HELD; x", 2, "--where, character 13"),
         ("task = nosuch", 3, "there is no task nosuch"),
     ],
@@ -154,7 +154,7 @@ KILLED = """
 import os, signal, sys
 from gridapp import carrying
 from gridapp.cli.main import main
-from prodsys import orders
+from prodsys.control import orders
 
 carrying.CHUNK = carrying.LEAST = 1
 advance, calls = orders.advance, []

@@ -20,9 +20,10 @@ from gridapp.insights.match import match
 from gridapp.insights.places import Obstacle, Ways
 from gridcore.db import Database, insert_rows
 from gridcore.errors import NotFound, UsageError
-from prodsys import shares, taskqueue
-from prodsys.brokerage import Requirements
-from prodsys.classes import ClassSpec
+from prodsys.queue import taskqueue
+from prodsys.queue.brokerage import Requirements
+from prodsys.queue.classes import ClassSpec
+from prodsys.shares import shares
 from prodsys.tables import breaker, job, job_class, work_limit
 
 ELM, OAK = 2, 3

@@ -13,8 +13,9 @@ from sqlalchemy import select
 
 from catalogs import bookkeeping, replicas, sites
 from catalogs.states import ReplicaState
-from datamgmt import deletion, subscriptions
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import deletion
+from datamgmt.subscriptions import store
 from datamgmt.tables import deletion as deletions
 from gridapp import moving, subscribing
 from gridapp.subscribing import Terms
@@ -46,7 +47,7 @@ def worker(grid: DataGrid) -> Iterator[Worker]:
         stack.callback(made.close)
         key = grid.subscribe("C")
         made.run()
-        grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+        grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
         yield made
 
 
@@ -79,7 +80,7 @@ def test_only_the_copies_at_the_source_go(grid: DataGrid, worker: Worker) -> Non
     finish(grid, worker)
     assert grid.replicas() == {(1, "B"): COMPLETE, (1, "C"): COMPLETE}
     assert gone(grid) == [(1, DeletionState.DELETED)]
-    row = grid.do(lambda conn, _: subscriptions.one(conn, made["subscription"]))
+    row = grid.do(lambda conn, _: store.one(conn, made["subscription"]))
     assert (row.move, row.move_from_se_id) == (False, None)
 
 
@@ -133,7 +134,7 @@ def test_another_source_waits_for_the_first_move(grid: DataGrid, worker: Worker)
     with pytest.raises(Conflict, match="from elsewhere"):
         order(grid, "C", "B")
     subscribing.subscribe(grid.context(), DATASET, "T2_B", OPERATOR, Terms(move=True))
-    row = grid.do(lambda conn, _: subscriptions.one(conn, made["subscription"]))
+    row = grid.do(lambda conn, _: store.one(conn, made["subscription"]))
     assert (row.move, row.move_from_se_id) == (True, None)
     finish(grid, worker)
     assert grid.replicas() == {(1, "B"): COMPLETE}

@@ -17,13 +17,14 @@ from gridapp.insights import nowhere
 from gridcore.db import Database
 from gridcore.documents import checked
 from gridcore.errors import UsageError
-from prodsys import assignments, impossible, jobmaking
-from prodsys.assignments import Agent, Policy, SiteSet
-from prodsys.brokerage import Refusal, Verdict
-from prodsys.jobs.machine import JobKind
+from prodsys.job_states import JobKind
+from prodsys.queue.brokerage import Refusal, Verdict
+from prodsys.requests import assignments, impossible
+from prodsys.requests.assignments import Agent, Policy, SiteSet
 from prodsys.tables import request as request_table
 from prodsys.tables import task
-from prodsys.workflow import Request
+from prodsys.tasks.workflow import Request
+from prodsys.units import jobmaking
 
 NEEDY = """
 platform = "el9-x86_64"

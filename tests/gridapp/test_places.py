@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from catalogs.states import Switch
 from gridapp.insights.places import InTheWay, Obstacle, Place, Ways, easiest, line_of, of_endpoint, turn_of
 from gridcore.db import Database
-from prodsys.fairshare import ShareNode, Waiting, explain
+from prodsys.shares.fairshare import ShareNode, Waiting, explain
 
 GONE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ELM = 2

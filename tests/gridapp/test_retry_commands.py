@@ -19,10 +19,11 @@ from gridapp import session
 from gridapp.cli.main import main
 from gridapp.installation import Installation
 from gridcore.db import dbnow
-from prodsys import breakers, outcomes, retry_rules
-from prodsys.breaker_states import Policy
-from prodsys.outcomes import Outcome
-from prodsys.retries import DEFAULT_RULES, ErrorClass, RetryRule
+from prodsys.queue import breakers
+from prodsys.queue.breaker_states import Policy
+from prodsys.settling import outcomes, retry_rules
+from prodsys.settling.outcomes import Outcome
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass, RetryRule
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from gridcore.db import Database, insert_rows
 from gridcore.errors import Denied, NotFound, UsageError
 from gridcore.identity import Principal, Role
 from gridcore.tables import audit_log
-from prodsys import shares as share_rows
+from prodsys.job_states import JobKind
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobKind
 from prodsys.jobs.store import NewJob
+from prodsys.shares import shares as share_rows
 from prodsys.tables import class_site, job_class, share_node, task
 
 Grid = tuple[Database, Names]

@@ -21,7 +21,7 @@ from gridapp.api.app import create_app
 from gridapp.cli.main import main
 from gridapp.cli.sites import Size
 from gridapp.insights import spaces
-from gridapp.topology_items import AccountItem
+from gridapp.topology.items import AccountItem
 from gridcore import accounts
 from gridcore.db import Database
 from gridcore.errors import NotFound

@@ -19,7 +19,7 @@ from gridcore.db.invariants import violations
 from gridcore.errors import Conflict, Denied, GridError, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from prodsys.tables import endpoint, request, request_history, sandbox, task
-from prodsys.workflow import Request
+from prodsys.tasks.workflow import Request
 
 OPERATOR = Principal("ops", roles={EVERYWHERE: frozenset([Role.PRODUCTION, Role.OPERATOR])})
 USER = Principal("ann", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})

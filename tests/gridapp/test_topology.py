@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from catalogs.sites import StorageElement
 from catalogs.states import Switch
-from catalogs.tfc import TrivialCatalog
-from catalogs.tfc_lint import lint
-from gridapp.topology import GRID_FILE, Topology, read_topology
-from gridapp.topology_diff import difference, settled, summary
-from gridapp.topology_items import StorageItem
-from gridapp.topology_writer import to_toml, write_topology
+from catalogs.tfc.catalog import TrivialCatalog
+from catalogs.tfc.lint import lint
+from gridapp.topology.diff import difference, settled, summary
+from gridapp.topology.items import StorageItem
+from gridapp.topology.reader import GRID_FILE, Topology, read_topology
+from gridapp.topology.writer import to_toml, write_topology
 from gridcore.errors import UsageError
 from gridcore.identity import Role, local_principal
 from gridcore.ids import output_lfn
-from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 
 EMBEDDED = Path(__file__).parents[2] / "etc" / "embedded"
 GRID = """

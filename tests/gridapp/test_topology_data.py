@@ -16,10 +16,10 @@ from catalogs import sites, space
 from datamgmt.tables import group_weight, link_use, transfer_error
 from gridapp import quotas
 from gridapp.apply import apply, export, plan, stored
-from gridapp.topology import GRID_FILE, Topology, read_topology
-from gridapp.topology_diff import Change, difference, settled
-from gridapp.topology_items import GroupWeightItem, LinkItem, SpaceQuotaItem, StorageItem
-from gridapp.topology_writer import write_topology
+from gridapp.topology.diff import Change, difference, settled
+from gridapp.topology.items import GroupWeightItem, LinkItem, SpaceQuotaItem, StorageItem
+from gridapp.topology.reader import GRID_FILE, Topology, read_topology
+from gridapp.topology.writer import write_topology
 from gridcore.clock import FakeClock
 from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys

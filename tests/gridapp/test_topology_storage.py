@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from catalogs import sites
-from catalogs.tfc_rules import Dialect
+from catalogs.tfc.rules import Dialect
 from gridapp.apply import apply, export
-from gridapp.topology import Topology, read_topology
-from gridapp.topology_rows import stored
+from gridapp.topology.reader import Topology, read_topology
+from gridapp.topology.rows import stored
 from gridcore.db import Database
 from gridcore.db.keys import Keys
 from gridcore.errors import GridError

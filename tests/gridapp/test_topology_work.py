@@ -20,16 +20,19 @@ from catalogs.tables import site
 from gridapp import installation, session
 from gridapp.apply import apply, export, plan, stored
 from gridapp.cli.main import main
-from gridapp.topology import GRID_FILE, Topology, read_topology
-from gridapp.topology_diff import Change
-from gridapp.topology_items import AgentItem, LimitItem, PolicyItem, ShareItem, SiteSetItem
-from gridapp.topology_writer import write_topology
+from gridapp.topology.diff import Change
+from gridapp.topology.items import AgentItem, LimitItem, PolicyItem, ShareItem, SiteSetItem
+from gridapp.topology.reader import GRID_FILE, Topology, read_topology
+from gridapp.topology.writer import write_topology
 from gridcore.db import Database, insert_rows
 from gridcore.db.keys import Keys
 from gridcore.errors import GridError, NotFound, UsageError
 from gridcore.tables import audit_log
-from prodsys import assignments, policies, retry_rules, shares, work_limits
-from prodsys.retries import ErrorClass
+from prodsys.queue import work_limits
+from prodsys.requests import assignments, policies
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import ErrorClass
+from prodsys.shares import shares
 from prodsys.states import RequestState
 from prodsys.tables import (
     agent_endpoint,

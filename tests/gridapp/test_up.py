@@ -23,9 +23,10 @@ from sqlalchemy import Connection, delete
 
 from agents.runtime.signals import KILLED
 from catalogs import sites
-from gridapp import apply, session, topology, up
+from gridapp import apply, session, up
 from gridapp.cli.main import main
 from gridapp.installation import SETTINGS_FILE
+from gridapp.topology import reader
 from gridcore.errors import UsageError
 from gridcore.tables import account, account_role
 from prodsys.executors.local import LocalExecutor
@@ -234,7 +235,7 @@ def test_a_start_that_was_killed_before_the_grid_was_applied_is_repeated(tmp_pat
         assert again.applied == 0
         with again.installation.database.snapshot() as conn:
             assert len(sites.sites(conn)) == 6
-            wanted = topology.read_topology(session.EMBEDDED, {"TIERFLOW_DIR": str(home)})
+            wanted = reader.read_topology(session.EMBEDDED, {"TIERFLOW_DIR": str(home)})
             assert apply.plan(conn, wanted, prune=True) == []
 
 

@@ -13,11 +13,11 @@ from full_grid import EVENTS, SCRIPT, Names, full_grid
 from gridapp.insights.why import why
 from gridcore.db import Database
 from gridcore.errors import NotFound, UsageError
-from prodsys import classes
-from prodsys.brokerage import Verdict
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
+from prodsys.queue import classes
+from prodsys.queue.brokerage import Verdict
 
 Grid = tuple[Database, Names]
 

@@ -16,12 +16,15 @@ from catalogs.exceptions import FileFault
 from catalogs.filebatch import NewFile
 from catalogs.states import InvalidCode, Switch
 from catalogs.tables import block, block_replica, data_file
-from datamgmt import deletion, destinations, linkends, linkstates, linkwords, subscriptions
-from datamgmt.deletion import Asker
-from datamgmt.linkends import Ended
-from datamgmt.links import Outcome, Phase
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
+from datamgmt.links import linkends, linkstates, linkwords
+from datamgmt.links.health import Outcome, Phase
+from datamgmt.links.linkends import Ended
 from datamgmt.reasons import Reason
+from datamgmt.subscriptions import store
 from datamgmt.tables import block_dest, transfer
+from datamgmt.wanted import destinations
 from gridapp.insights.why import why
 from gridcore.db import Database, insert_rows
 from gridcore.errors import NotFound
@@ -84,7 +87,7 @@ class Story:
         """A copy at B that no subscription asks for any more."""
         key = self.planned("AB")
         self.worker.run()
-        self.grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+        self.grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
 
 
 def sub(key: int) -> str:
@@ -315,7 +318,7 @@ def se_full(story: Story) -> str:
 
 def suspended(story: Story) -> str:
     key = story.planned("AB")
-    story.grid.do(lambda conn, now: subscriptions.suspend(conn, key, "anna", now))
+    story.grid.do(lambda conn, now: store.suspend(conn, key, "anna", now))
     return sub(key)
 
 
@@ -346,7 +349,7 @@ def delivered(story: Story) -> str:
 
 def unsubscribed(story: Story) -> str:
     key = story.planned("AB")
-    story.grid.do(lambda conn, now: subscriptions.unsubscribe(conn, key, "anna", now))
+    story.grid.do(lambda conn, now: store.unsubscribe(conn, key, "anna", now))
     return sub(key)
 
 

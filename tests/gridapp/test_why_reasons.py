@@ -15,12 +15,13 @@ from gridapp.insights.why import why
 from gridapp.insights.why_ready import AHEAD
 from gridcore.db import Database, insert_rows
 from gridcore.tables import heartbeat
-from prodsys import holds, shares
-from prodsys.brokerage import Refusal, Requirements
-from prodsys.classes import ClassSpec
+from prodsys.control import holds
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
+from prodsys.queue.brokerage import Refusal, Requirements
+from prodsys.queue.classes import ClassSpec
+from prodsys.shares import shares
 from prodsys.tables import breaker, job, work_limit
 
 SITES = ("Alder", "Cedar", "Dune", "Elm", "Fir", "Gorse", "Heath", "Ivy")

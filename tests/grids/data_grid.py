@@ -23,9 +23,9 @@ from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
 from catalogs.states import BlockState, ReplicaState, WishKind, WishState
 from catalogs.tables import block, wish
-from datamgmt import asking
-from datamgmt.asking import Order
 from datamgmt.invariants import INVARIANTS
+from datamgmt.subscriptions import asking
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import block_dest, transfer
 from datamgmt.tools.base import TransferTool
 from datamgmt.tools.fake import FakeTool

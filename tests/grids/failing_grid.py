@@ -11,11 +11,12 @@ from grids.waiting_grid import WaitingGrid
 from sqlalchemy import select
 
 from gridcore.db import Database
-from prodsys import endpoints, retry_rules
-from prodsys.jobs.machine import JobState
-from prodsys.queueport import Call, News, QueuePort, Refused, WorkItem
-from prodsys.retries import DEFAULT_RULES, ErrorClass
-from prodsys.sqlport import SqlQueuePort
+from prodsys.job_states import JobState
+from prodsys.jobs.queueport import Call, News, QueuePort, Refused, WorkItem
+from prodsys.queue import endpoints
+from prodsys.queue.sqlport import SqlQueuePort
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 from prodsys.tables import job, job_class
 
 BIRCH, ALDER, CEDAR = "T2_FI_Birch", "T2_DE_Alder", "T2_IT_Cedar"

@@ -13,9 +13,9 @@ from catalogs import sites
 from catalogs.tables import site
 from gridcore.db import insert_rows
 from gridcore.tables import lease
-from prodsys import endpoints
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.job_states import JobKind, JobState
 from prodsys.jobs.store import POINT, rank_of
+from prodsys.queue import endpoints
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import attempt, endpoint, job, job_class, request, share_node, task
 

@@ -27,9 +27,10 @@ from catalogs.exceptions import FileFault
 from catalogs.filebatch import NewFile
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica, se
-from datamgmt import asking, deletion, subscriptions
-from datamgmt.asking import Order
-from datamgmt.deletion import Asker
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
+from datamgmt.subscriptions import asking, store
+from datamgmt.subscriptions.asking import Order
 from datamgmt.tables import subscription
 from gridapp.invariants import INVARIANTS
 from gridcore import settings
@@ -270,13 +271,13 @@ class TwoDayGrid:
 
     def unsubscribe(self, key: int) -> None:
         """What has arrived stays."""
-        self.database.transaction(lambda conn: subscriptions.unsubscribe(conn, key, "anna", self.clock.now()))
+        self.database.transaction(lambda conn: store.unsubscribe(conn, key, "anna", self.clock.now()))
 
     def suspend(self, key: int, hours: float) -> None:
         """Move nothing for a while."""
         now = self.clock.now()
         until = now + timedelta(hours=hours)
-        self.database.transaction(lambda conn: subscriptions.suspend(conn, key, "anna", now, until))
+        self.database.transaction(lambda conn: store.suspend(conn, key, "anna", now, until))
 
     def delete(self, name: str, se_name: str) -> list[int]:
         """Have all replicas of a dataset away from an SE, but for those that must stay; the deletions."""

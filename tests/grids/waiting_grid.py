@@ -16,15 +16,15 @@ from catalogs.replicas import Begin
 from catalogs.states import Switch
 from catalogs.tables import site
 from gridcore.db import Database
-from prodsys import classes, endpoints
-from prodsys.brokerage import Verdict
-from prodsys.classes import ClassSpec
-from prodsys.endpoints import Endpoint
+from prodsys.job_states import JobKind, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobKind, JobState
+from prodsys.jobs.queueport import Call
 from prodsys.jobs.store import NewJob
-from prodsys.queueport import Call
-from prodsys.sqlport import SqlQueuePort
+from prodsys.queue import classes, endpoints
+from prodsys.queue.brokerage import Verdict
+from prodsys.queue.classes import ClassSpec
+from prodsys.queue.endpoints import Endpoint
+from prodsys.queue.sqlport import SqlQueuePort
 from prodsys.tables import job, task
 
 #: One step that generates; the events make the number of jobs.

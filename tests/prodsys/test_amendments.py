@@ -22,15 +22,19 @@ from gridapp.insights.why import why
 from gridcore.db import Database
 from gridcore.errors import Conflict, Denied, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
-from prodsys import assignments, endpoints, holds, requests, shares, tasks
-from prodsys.assignments import Agent, Policy, SiteSet
-from prodsys.endpoints import Endpoint
+from prodsys.control import holds
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import POINT, Move, rank_of
+from prodsys.queue import endpoints
+from prodsys.queue.endpoints import Endpoint
+from prodsys.requests import assignments, requests
+from prodsys.requests.assignments import Agent, Policy, SiteSet
+from prodsys.shares import shares
 from prodsys.states import RequestEvent, RequestState, TaskEvent, TaskState
 from prodsys.tables import job, job_class, job_history, job_spec, request_agent, request_history, task
 from prodsys.tables import request as request_table
+from prodsys.tasks import tasks
 
 OWNER = Principal("anna", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})
 EVE = Principal("eve", frozenset(["other"]), {EVERYWHERE: frozenset([Role.USER])})

@@ -19,8 +19,8 @@ from gridapp.invariants import INVARIANTS
 from gridcore.db import Database
 from gridcore.db.invariants import violations
 from gridcore.errors import Conflict, InvalidTransition, UsageError
-from prodsys import shares
-from prodsys.jobs.machine import JOB, JobEvent, JobState
+from prodsys.job_states import JOB, JobEvent, JobState
+from prodsys.shares import shares
 from prodsys.states import REQUEST, TASK, RequestState, TaskState
 from prodsys.tables import job, job_class
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.breaker_states import (
+from prodsys.queue.breaker_states import (
     Breaker,
     BreakerCode,
     BreakerState,

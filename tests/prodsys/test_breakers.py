@@ -18,10 +18,11 @@ from gridcore.db import Database, dbnow
 from gridcore.errors import Denied, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
-from prodsys import breakers, outcomes
-from prodsys.breaker_states import BreakerState, Policy
-from prodsys.outcomes import Binned, Outcome
-from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.queue import breakers
+from prodsys.queue.breaker_states import BreakerState, Policy
+from prodsys.settling import outcomes
+from prodsys.settling.outcomes import Binned, Outcome
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 from prodsys.tables import site_outcome
 
 NOW = datetime(2026, 3, 1, 12, 3, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.brokerage import (
+from prodsys.queue.brokerage import (
     ELIGIBLE,
     PREDICATES,
     Refusal,

@@ -19,15 +19,18 @@ from gridapp import operations as orders_shell
 from gridapp.selections import Selection
 from gridcore.db import Database
 from gridcore.errors import Conflict, UsageError
-from prodsys import amendments, holds, operations, orders, shares, taskqueue, tasks
+from prodsys.control import amendments, holds, operations, orders
+from prodsys.control.orders import OrderState, OrderVerb
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import POINT, Head, Move, rank_of
-from prodsys.orders import OrderState, OrderVerb
-from prodsys.retries import ErrorClass, Reason
+from prodsys.queue import taskqueue
+from prodsys.settling.retries import ErrorClass, Reason
+from prodsys.shares import shares
 from prodsys.states import RequestState, TaskState
 from prodsys.tables import job_class, operation, operation_part
 from prodsys.tables import task as task_table
+from prodsys.tasks import tasks
 
 SIZED = "limits = { memory_mb = 2000, wall_s = 3600 }"
 SECOND = """

@@ -12,9 +12,10 @@ from sqlalchemy import select, update
 
 from catalogs.states import Switch
 from gridcore.db import Database
-from prodsys import classes, impossible
-from prodsys.brokerage import ELIGIBLE, Refusal, Requirements, Verdict, judge
-from prodsys.classes import ClassSpec, Watch
+from prodsys.queue import classes
+from prodsys.queue.brokerage import ELIGIBLE, Refusal, Requirements, Verdict, judge
+from prodsys.queue.classes import ClassSpec, Watch
+from prodsys.requests import impossible
 from prodsys.tables import class_site, job_class
 
 BIRCH, ALDER, CEDAR = 1, 2, 3

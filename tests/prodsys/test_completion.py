@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys import completion
-from prodsys.completion import Progress, forecast, missing, next_state, wanted
-from prodsys.jobs.machine import TERMINAL, JobKind, JobState
+from prodsys.job_states import TERMINAL, JobKind, JobState
+from prodsys.requests import completion
+from prodsys.requests.completion import Progress, forecast, missing, next_state, wanted
 from prodsys.states import REQUEST, REQUEST_ENDED, TASK, RequestState, TaskEvent, TaskState
-from prodsys.tasks import JobCount
+from prodsys.tasks.tasks import JobCount
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 units = st.integers(0, 1000)

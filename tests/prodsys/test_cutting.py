@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import cutting, lumis
-from prodsys.cutting import LUMI_TOO_LONG, Piece
-from prodsys.lumis import Lumis
-from prodsys.splitting import InputFile
-from prodsys.workflow import Step
+from prodsys.tasks import lumis
+from prodsys.tasks.lumis import Lumis
+from prodsys.tasks.workflow import Step
+from prodsys.units import cutting
+from prodsys.units.cutting import LUMI_TOO_LONG, Piece
+from prodsys.units.splitting import InputFile
 
 OUTPUT = {"name": "out.root", "dataset": "/A/b/C"}
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.diagnosis import LINE_MAX, of_report, of_text
-from prodsys.retries import EXIT_CODES, ErrorClass
+from prodsys.settling.diagnosis import LINE_MAX, of_report, of_text
+from prodsys.settling.retries import EXIT_CODES, ErrorClass
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from catalogs.sites import Site, put_site
 from catalogs.states import Switch
 from gridcore.db import Database, leases
 from gridcore.errors import NotFound
-from prodsys import endpoints, retry_rules
-from prodsys.endpoints import Endpoint
-from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.queue import endpoints
+from prodsys.queue.endpoints import Endpoint
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 
 CLUSTER = Endpoint(
     id=5,

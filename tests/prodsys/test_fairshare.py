@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys.fairshare import ShareNode, Waiting, check_tree, decayed, divide, explain
+from prodsys.shares.fairshare import ShareNode, Waiting, check_tree, decayed, divide, explain
 
 HOUR = 3600.0
 

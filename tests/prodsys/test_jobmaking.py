@@ -19,15 +19,16 @@ from catalogs.tables import block
 from gridapp.insights import why
 from gridcore.db import Database, insert_rows
 from gridcore.errors import UsageError
-from prodsys import jobdocument, jobmaking, lumis, slicing, tasks, workflow
-from prodsys.cutting import LUMI_TOO_LONG
-from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobKind, JobState
+from prodsys.job_states import JobEvent, JobKind, JobState
+from prodsys.jobs import jobdocument, store
 from prodsys.jobs.store import Move, NewJob
-from prodsys.slicing import Forecast
 from prodsys.states import OutputState, TaskState
 from prodsys.tables import job, job_class, job_file, job_spec, output, task_block, task_input, task_range
 from prodsys.tables import task as task_table
+from prodsys.tasks import lumis, tasks, workflow
+from prodsys.units import jobmaking, slicing
+from prodsys.units.cutting import LUMI_TOO_LONG
+from prodsys.units.slicing import Forecast
 
 Span = tuple[int, int, int]
 

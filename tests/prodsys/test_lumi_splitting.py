@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import lumis
-from prodsys.lumi_splitting import LumiFile, LumiUnit, event_units, lumi_units
-from prodsys.lumis import Lumis
+from prodsys.tasks import lumis
+from prodsys.tasks.lumis import Lumis
+from prodsys.units.lumi_splitting import LumiFile, LumiUnit, event_units, lumi_units
 
 Lumi = tuple[int, int]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import lumis
-from prodsys.lumis import Lumis
+from prodsys.tasks import lumis
+from prodsys.tasks.lumis import Lumis
 
 spans = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(0, 6)).map(
     lambda one: (one[0], one[1], one[1] + one[2])

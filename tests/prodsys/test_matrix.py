@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import matrix
+from prodsys.tasks import matrix
 
 values = st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys.merging import MergeGroup, MergeInput, MergePolicy, plan
+from prodsys.units.merging import MergeGroup, MergeInput, MergePolicy, plan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GB = 1_000_000_000

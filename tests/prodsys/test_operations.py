@@ -19,14 +19,17 @@ from gridcore.db import Database
 from gridcore.errors import Conflict, Denied, InvalidTransition, NotFound, UsageError
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
-from prodsys import endpoints, operations, requests, tasks
-from prodsys.jobs.machine import JobEvent, JobState
-from prodsys.orders import Changed, Order, OrderVerb
-from prodsys.outputs import OutputState
-from prodsys.selection import Walk
-from prodsys.settlement import Settler
+from prodsys.control import operations
+from prodsys.control.orders import Changed, Order, OrderVerb
+from prodsys.control.selection import Walk
+from prodsys.job_states import JobEvent, JobState
+from prodsys.jobs.outputs import OutputState
+from prodsys.queue import endpoints
+from prodsys.requests import requests
+from prodsys.settling.settlement import Settler
 from prodsys.states import RequestState, TaskEvent, TaskState
 from prodsys.tables import attempt, output
+from prodsys.tasks import tasks
 
 OWNER = Principal("anna", frozenset(["production"]), {EVERYWHERE: frozenset([Role.USER])})
 EVE = Principal("eve", frozenset(["other"]), {EVERYWHERE: frozenset([Role.USER])})

@@ -21,15 +21,17 @@ from gridcore.db import Database
 from gridcore.errors import Busy, Conflict, Denied, NotFound, UsageError
 from gridcore.identity import Principal, Role
 from gridcore.tables import audit_log
-from prodsys import endpoints, orders, selection, tasks
+from prodsys.control import orders, selection
+from prodsys.control.orders import Order, OrderState, OrderVerb
+from prodsys.control.selection import Walk
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.jobs.outputs import OutputState
 from prodsys.jobs.store import Move
-from prodsys.orders import Order, OrderState, OrderVerb
-from prodsys.outputs import OutputState
-from prodsys.selection import Walk
+from prodsys.queue import endpoints
 from prodsys.tables import attempt, job, job_class, operation, operation_part, output
 from prodsys.tables import task as task_table
+from prodsys.tasks import tasks
 
 N = 20
 SECOND = """

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import policies
-from prodsys.policies import Choice, Facts, Rule, Targets, rule_of
+from prodsys.requests import policies
+from prodsys.requests.policies import Choice, Facts, Rule, Targets, rule_of
 
 KNOWN = Targets(
     agents={"east": ["T2_FI_Birch"], "idle": []},

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, func, select, update
 
 from catalogs.tables import wish
 from gridcore.db import Database
-from prodsys import accounting
 from prodsys.executors.base import report_fault
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.jobs.queueport import Admission, News
 from prodsys.jobs.store import Move
-from prodsys.queueport import Admission, News
-from prodsys.retries import ErrorClass
+from prodsys.settling import accounting
+from prodsys.settling.retries import ErrorClass
 from prodsys.tables import attempt, job, share_node, task
 
 

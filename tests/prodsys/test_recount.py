@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, update
 
 from gridcore.db import Database, bulk
 from prodsys import recount
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs.store import Head, Move, apply, take
 from prodsys.tables import class_use, endpoint, job, job_class, share_node, task_count
 

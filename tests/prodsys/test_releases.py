@@ -11,13 +11,15 @@ from sqlalchemy import Connection, select
 from agents.runtime.agent import Agent
 from catalogs.tables import wish
 from gridcore.db import Database
-from prodsys import attempts, outputs, releases, retry_rules, tasks
-from prodsys.jobs.machine import JobKind, JobState
-from prodsys.outputs import OutputState
-from prodsys.releases import MERGE_DIFFERS, RELEASES
-from prodsys.settlement import Settler
+from prodsys.job_states import JobKind, JobState
+from prodsys.jobs import attempts, outputs
+from prodsys.jobs.outputs import OutputState
+from prodsys.settling import releases, retry_rules
+from prodsys.settling.releases import MERGE_DIFFERS, RELEASES
+from prodsys.settling.settlement import Settler
 from prodsys.states import TaskState
 from prodsys.tables import attempt, job, output
+from prodsys.tasks import tasks
 
 
 class Patient(Grid):

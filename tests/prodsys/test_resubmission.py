@@ -11,12 +11,12 @@ from sqlalchemy import Connection, select
 
 from catalogs.tables import data_file, wish
 from gridcore.db import Database, dbnow
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.jobs.outputs import OutputState
+from prodsys.jobs.queueport import WorkItem
 from prodsys.jobs.store import Move
-from prodsys.outputs import OutputState
-from prodsys.queueport import WorkItem
-from prodsys.retries import ErrorClass
+from prodsys.settling.retries import ErrorClass
 from prodsys.tables import attempt, output
 
 

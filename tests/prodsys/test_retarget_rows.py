@@ -14,13 +14,15 @@ from sqlalchemy import Connection, event, update
 
 from catalogs.tables import block_replica
 from gridcore.db import Database, dbnow
-from prodsys import classes, retargets, retry_rules
-from prodsys.brokerage import Requirements
-from prodsys.classes import ClassSpec
+from prodsys.control import retargets
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
-from prodsys.retries import DEFAULT_RULES, ErrorClass, Reason, reason
+from prodsys.queue import classes
+from prodsys.queue.brokerage import Requirements
+from prodsys.queue.classes import ClassSpec
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass, Reason, reason
 
 SIZED = "limits = { memory_mb = 2000, wall_s = 3600 }"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.brokerage import Requirements, SiteFacts, judge
-from prodsys.retargets import AWAY_MAX, Failure, difference, retarget
-from prodsys.retries import DEFAULT_RULES, ErrorClass, Reason, reason
+from prodsys.control.retargets import AWAY_MAX, Failure, difference, retarget
+from prodsys.queue.brokerage import Requirements, SiteFacts, judge
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass, Reason, reason
 
 RULES = DEFAULT_RULES
 NEEDS = Requirements(memory_mb=2000, wall_s=3600)

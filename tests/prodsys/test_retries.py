@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.retries import (
+from prodsys.settling.retries import (
     DEFAULT_RULES,
     EXIT_CODES,
     ErrorClass,

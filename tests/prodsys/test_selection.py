@@ -32,8 +32,8 @@ from gridcore.selectors import (
     matches,
     render,
 )
-from prodsys import selection
-from prodsys.selectors import FIELDS, JOBS
+from prodsys.control import selection
+from prodsys.control.selectors import FIELDS, JOBS
 from prodsys.tables import job
 
 # --- any selector ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.serving import part
+from prodsys.queue.serving import part
 
 NAMES = [f"endpoint/e{number}" for number in range(7)]
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, event, select, text
 from catalogs import sites
 from gridcore.db import Database, insert_rows
 from gridcore.errors import NotFound, UsageError
-from prodsys import shares
-from prodsys.fairshare import ShareNode, check_tree
+from prodsys.shares import shares
+from prodsys.shares.fairshare import ShareNode, check_tree
 from prodsys.tables import share_node, site_share, task
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

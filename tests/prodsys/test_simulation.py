@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys import simulation
-from prodsys.fairshare import ShareNode
-from prodsys.simulation import Load, returning_group, simulate
+from prodsys.shares import simulation
+from prodsys.shares.fairshare import ShareNode
+from prodsys.shares.simulation import Load, returning_group, simulate
 
 
 def groups(*targets: float) -> list[ShareNode]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.errors import UsageError
-from prodsys.splitting import (
+from prodsys.units.splitting import (
     EventUnit,
     InputFile,
     check_job_count,

@@ -16,12 +16,13 @@ from sqlalchemy import Connection, event, select, update
 from gridcore.db import Database, bulk, driver, engine, insert_rows
 from gridcore.db.engine import Stale
 from gridcore.errors import Busy
-from prodsys import accounting, attempts, taskqueue
-from prodsys.attempts import Claimant
-from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
+from prodsys.job_states import JobEvent, JobState
+from prodsys.jobs import attempts, store
+from prodsys.jobs.attempts import Claimant
 from prodsys.jobs.store import Head, Move
-from prodsys.outlook import Memory
+from prodsys.queue import taskqueue
+from prodsys.queue.outlook import Memory
+from prodsys.settling import accounting
 from prodsys.tables import attempt, class_use, job, job_class, job_history, task, work_limit
 
 LATER = NOW + timedelta(hours=1)

@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodsys.fairshare import ShareNode, Waiting
-from prodsys.withdrawals import plan
+from prodsys.queue.withdrawals import plan
+from prodsys.shares.fairshare import ShareNode, Waiting
 
 LEAVES = (1, 2, 3)
 

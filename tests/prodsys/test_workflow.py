@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gridcore.errors import UsageError
-from prodsys import workflow, workflow_files
-from prodsys.workflow import Splitting, Step
+from prodsys.tasks import workflow, workflow_files
+from prodsys.tasks.workflow import Splitting, Step
 
 STEP = {"name": "one", "command": ["/bin/sh"], "output": {"name": "out.root", "dataset": "/A/b/C"}}
 READS = {**STEP, "input": "/X/y/Z"}

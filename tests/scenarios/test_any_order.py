@@ -19,10 +19,11 @@ from catalogs import exceptions, recount, sites, validity
 from catalogs.exceptions import FileFault
 from catalogs.states import BlockState, InvalidCode, ReplicaState, Switch
 from catalogs.tables import block, block_replica, data_file, file_exception, invalid_file
-from datamgmt import deletion, subscriptions
-from datamgmt.deletion import Asker
 from datamgmt.deletion_states import DeletionState
+from datamgmt.deletions import deletion
+from datamgmt.deletions.deletion import Asker
 from datamgmt.subscription_states import SubscriptionState
+from datamgmt.subscriptions import store
 from datamgmt.tables import block_dest, subscription, transfer
 from datamgmt.tables import deletion as deletion_table
 from datamgmt.tools.fake import FakeTool
@@ -102,7 +103,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(of=ANY, act=st.sampled_from(("unsubscribe", "suspend", "resume")))
     def change(self, of: int, act: str) -> None:
         for key in self.one(select(subscription.c.id), of):
-            self.grid.do(lambda conn, now, key=key: getattr(subscriptions, act)(conn, key, "anna", now))
+            self.grid.do(lambda conn, now, key=key: getattr(store, act)(conn, key, "anna", now))
 
     @rule(name=PLACES, of=ANY)
     def delete(self, name: str, of: int) -> None:
@@ -240,7 +241,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.grid.do(lambda conn, _: conn.execute(update(quota).values(limit_value=10**9)))
         self.register(1, "A", True)
         for key in self.ids(select(subscription.c.id)):
-            self.grid.do(lambda conn, now, key=key: subscriptions.resume(conn, key, "anna", now))
+            self.grid.do(lambda conn, now, key=key: store.resume(conn, key, "anna", now))
         for _ in range(ROUNDS):
             if not self.left():
                 return

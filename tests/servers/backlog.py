@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from catalogs.tables import site
 from gridcore.db import Database, insert_rows
 from gridcore.tables import lease
+from prodsys.job_states import JobKind, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobKind, JobState
 from prodsys.jobs.store import NewJob
 from prodsys.tables import class_site, endpoint, job_class, queue, share_node, task, task_count
 

@@ -11,9 +11,10 @@ from catalogs import bookkeeping, registration
 from catalogs.bookkeeping import BlockPolicy
 from catalogs.filebatch import NewFile
 from gridcore.db import dbnow
-from prodsys import jobmaking, slicing, tasks
-from prodsys.jobmaking import NewKeys
-from prodsys.tasks import Task
+from prodsys.tasks import tasks
+from prodsys.tasks.tasks import Task
+from prodsys.units import jobmaking, slicing
+from prodsys.units.jobmaking import NewKeys
 
 DATASET = "/Data/v1/RAW"
 STEP = """

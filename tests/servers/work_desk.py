@@ -15,15 +15,16 @@ from gridapp.selections import Selection
 from gridcore.db import Database
 from gridcore.identity import EVERYWHERE, Principal, Role
 from gridcore.tables import audit_log
-from prodsys import retry_rules, tasks
+from prodsys.control.orders import OrderVerb
+from prodsys.job_states import JobEvent, JobState
 from prodsys.jobs import store
-from prodsys.jobs.machine import JobEvent, JobState
 from prodsys.jobs.store import Move
-from prodsys.orders import OrderVerb
-from prodsys.retries import DEFAULT_RULES, ErrorClass
+from prodsys.settling import retry_rules
+from prodsys.settling.retries import DEFAULT_RULES, ErrorClass
 from prodsys.states import RequestState
 from prodsys.tables import job
 from prodsys.tables import request as request_table
+from prodsys.tasks import tasks
 
 OPS = Principal("ops", roles={EVERYWHERE: frozenset([Role.OPERATOR])})
 

@@ -27,13 +27,16 @@ from gridcore.db.keys import Keys
 from gridcore.db.leases import Owner
 from gridcore.settings import load
 from gridcore.tables import instance
-from prodsys import endpoints, requests, shares, tasks, workflow, workflow_files
 from prodsys.executors.base import Executor
 from prodsys.executors.local import LocalExecutor
-from prodsys.jobs.machine import JobState
-from prodsys.sqlport import SqlQueuePort
+from prodsys.job_states import JobState
+from prodsys.queue import endpoints
+from prodsys.queue.sqlport import SqlQueuePort
+from prodsys.requests import requests
+from prodsys.shares import shares
 from prodsys.states import TaskState
 from prodsys.tables import job, queue
+from prodsys.tasks import tasks, workflow, workflow_files
 
 PAYLOADS = Path(__file__).parents[1].parent / "etc/requests/payloads"
 STEP = """

@@ -1,0 +1,1 @@
+"""Trivial file catalogues: from LFN to PFN and back, by rules."""

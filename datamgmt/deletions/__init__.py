@@ -1,0 +1,1 @@
+"""Deletions: replicas that are to go, what keeps them, their removal; and faulty files repaired."""

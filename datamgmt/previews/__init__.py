@@ -1,0 +1,1 @@
+"""Previews: what an order would move, cost and leave, before it is given."""

@@ -1,0 +1,1 @@
+"""Routing: how each wanted replica travels, hop by hop."""

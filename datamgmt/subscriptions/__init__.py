@@ -1,0 +1,1 @@
+"""Subscriptions: standing wishes for data, what they come to, and when all is there."""

@@ -1,0 +1,1 @@
+"""Control: what people order of requests, tasks and many jobs at once."""

@@ -1,0 +1,1 @@
+"""Requests: what groups ask for, where it may run, and when it is done."""

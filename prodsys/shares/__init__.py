@@ -1,0 +1,1 @@
+"""Shares: who gets the next cores."""

@@ -1,0 +1,1 @@
+"""Tasks: the steps of requests, and the documents that describe them."""
