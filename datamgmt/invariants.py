@@ -85,7 +85,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "unwanted copy",
-        "a replica is copied only while it is wanted",
+        "a replica is copied only while it is wanted; what is left in transit is taken away or goes on",
         select(block_replica.c.block_id, block_replica.c.se_id)
         .outerjoin_from(
             block_replica,
@@ -94,7 +94,7 @@ INVARIANTS: tuple[Invariant, ...] = (
                 block_dest.c.block_id == block_replica.c.block_id, block_dest.c.se_id == block_replica.c.se_id
             ),
         )
-        .where(_COPYING_HERE, block_dest.c.block_id.is_(None)),
+        .where(_COPYING_HERE, block_replica.c.transit == 0, block_dest.c.block_id.is_(None)),
     ),
     Invariant(
         "nothing to copy",

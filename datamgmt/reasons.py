@@ -213,7 +213,7 @@ _TEXTS: Mapping[Reason, _Text] = {
         basis=2,
     ),
     Reason.EXHAUSTED: _Text(
-        "given up on {src} -> {dst} after {attempt} tries ({error})",
+        "given up on {src} -> {dst} at try {attempt} ({error})",
         "the router",
         "tierflow transfer errors",
         basis=2,

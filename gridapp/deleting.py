@@ -17,6 +17,7 @@ from catalogs.sites import StorageElement
 from catalogs.states import ReplicaState
 from catalogs.tables import block, block_replica
 from datamgmt import reasons
+from datamgmt.deletion_states import DeletionState
 from datamgmt.deletions import deletion
 from datamgmt.deletions.deletion import Asker
 from datamgmt.deletions.hindrances import PLAIN, Terms, Why
@@ -29,9 +30,16 @@ from gridapp.insights import previews, topology
 from gridapp.insights.values import plain, some
 from gridcore import audit, identity
 from gridcore.db.statements import chunks
-from gridcore.errors import Conflict, NotFound
+from gridcore.errors import Conflict, InvalidTransition, NotFound
 from gridcore.identity import Action, Principal, Subject
 
+_S = DeletionState
+#: The states of a deletion that a word has nothing to add to, or was heard for.
+_SAID = {
+    "approve": {_S.ASKED, _S.APPROVED, _S.REFUSED, _S.DELETING, _S.DELETED},
+    "deny": {_S.DENIED},
+    "undo": {_S.UNDONE},
+}
 #: Replicas of one transaction.
 SLICE = 1000
 #: Characters of a comment and of an ask id.
@@ -48,7 +56,9 @@ HERE = (
 STATE = select(deletions.c.state, deletions.c.due_at).where(deletions.c.id == bindparam("on_deletion"))
 _FIRST = deletions.alias("first_of_ask")
 TOGETHER = (
-    select(deletions.c.id, deletions.c.se_id, deletions.c.requester, deletions.c.acct_group)
+    select(
+        deletions.c.id, deletions.c.se_id, deletions.c.requester, deletions.c.acct_group, deletions.c.state
+    )
     .join_from(
         _FIRST,
         deletions,
@@ -215,7 +225,8 @@ def _sentences(context: Context, refused: dict[Any, Why]) -> list[str]:
 def approve(context: Context, deletion_id: int, actor: Principal) -> dict[str, Any]:
     """Let what was asked for go: {"deletion", "se", "state", "changed", "refused": [sentences]}.
 
-    All that was asked for with this deletion at its SE is approved. Raises NotFound, Denied.
+    All that was asked for with this deletion at its SE is approved. Raises NotFound, Denied,
+    InvalidTransition.
     """
     undelete = timedelta(seconds=context.settings.deletion.undelete_s)
     refused: dict[int, Why] = {}
@@ -245,7 +256,7 @@ def deny(context: Context, deletion_id: int, actor: Principal, note: str | None 
 def undo(context: Context, deletion_id: int, actor: Principal) -> dict[str, Any]:
     """Take back what has not begun; the replicas are as before: {"deletion", "se", "changed"}.
 
-    Raises NotFound, Denied.
+    Raises NotFound, Denied, InvalidTransition.
     """
     return _decide(
         context,
@@ -284,4 +295,17 @@ def _decide(
             return len(done)
 
         changed += context.database.transaction(unit)
+    if not changed:
+        _refuse_unless_so(context, deletion_id, verb)
     return {"deletion": deletion_id, "se": se.name, "changed": changed}
+
+
+def _refuse_unless_so(context: Context, deletion_id: int, verb: str) -> None:
+    """The same word again changes nothing; one that comes too late is an error: InvalidTransition."""
+    with context.database.snapshot() as conn:
+        states = {row.state for row in conn.execute(TOGETHER, {"on_deletion": deletion_id})}
+    if _SAID[verb].isdisjoint(states):
+        raise InvalidTransition(
+            f"deletion {deletion_id} is {', '.join(sorted(states))}: there is nothing to {verb}",
+            hint=f"see: tierflow deletion show {deletion_id}",
+        )

@@ -16,6 +16,7 @@ from catalogs.bookkeeping import BlockRow, DatasetRow
 from catalogs.sites import StorageElement
 from datamgmt.links import linkstates
 from datamgmt.previews import preview
+from datamgmt.subscription_states import SubscriptionState
 from datamgmt.subscriptions import asking, store
 from datamgmt.subscriptions.asking import Order
 from datamgmt.subscriptions.store import SubscriptionRow
@@ -24,7 +25,7 @@ from gridapp.insights import previews
 from gridapp.insights.values import not_found
 from gridapp.naming import dataset, element, site_of, words
 from gridcore import identity
-from gridcore.errors import NotFound, UsageError
+from gridcore.errors import InvalidTransition, NotFound, UsageError
 from gridcore.identity import Action, Principal, Subject
 
 #: Characters of a comment and of an ask id.
@@ -214,11 +215,11 @@ def _decides(actor: Principal, site: str, group: str) -> bool:
 
 # --- changed and ended -------------------------------------------------------------------------------
 
-#: What one may do to a subscription.
+#: What one may do to a subscription, and the states it is in once that is done.
 CHANGES = {
-    "suspend": store.suspend,
-    "resume": store.resume,
-    "remove": store.unsubscribe,
+    "suspend": (store.suspend, (SubscriptionState.SUSPENDED,)),
+    "resume": (store.resume, (SubscriptionState.ACTIVE, SubscriptionState.COMPLETE)),
+    "remove": (store.unsubscribe, (SubscriptionState.REMOVED,)),
 }
 
 
@@ -228,17 +229,26 @@ def change_subscription(
     """Suspend (`until` a moment), resume or remove a subscription: {"subscription", "dataset", "se", "state",
     "changed"}.
 
-    What has arrived stays where it is. Raises NotFound, Denied.
+    What has arrived stays where it is. The same again changes nothing. Raises NotFound, Denied, UsageError,
+    InvalidTransition.
     """
     _require(context, subscription_id, actor)
     now = context.clock.now()
     if options.get("until") is not None and options["until"] <= now:
         raise UsageError("the moment to go on is over", hint="give a later one, or none")
 
-    def unit(conn: Connection) -> bool:
-        return CHANGES[change](conn, subscription_id, actor.name, now, **options)
+    act, so = CHANGES[change]
 
-    return _after(context, subscription_id, changed=context.database.transaction(unit))
+    def unit(conn: Connection) -> bool:
+        return act(conn, subscription_id, actor.name, now, **options)
+
+    after = _after(context, subscription_id, changed=context.database.transaction(unit))
+    if not after["changed"] and after["state"] not in so:
+        raise InvalidTransition(
+            f"subscription {subscription_id} is {after['state']}: there is nothing to {change}",
+            hint=f"see: tierflow subscription show {subscription_id}",
+        )
+    return after
 
 
 def amend(

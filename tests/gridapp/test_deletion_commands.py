@@ -86,6 +86,15 @@ def test_from_asking_to_taking_back(grid: Path, shelf: Shelf) -> None:
     assert shelf.audited() == ["delete", "deletion undo"]
 
 
+def test_a_word_that_comes_too_late_is_an_error(grid: Path, shelf: Shelf) -> None:
+    made = answer(grid, "delete", DATASET, OTHER)
+    late = run(grid, "deletion", "deny", made["deletion"])
+    assert late.exit_code == 1
+    assert f"deletion {made['deletion']} is APPROVED: there is nothing to deny" in late.stderr
+    answer(grid, "deletion", "undo", made["deletion"])
+    assert "is UNDONE" in run(grid, "deletion", "approve", made["deletion"]).stderr
+
+
 def test_the_same_order_again_tells_what_became_of_it(grid: Path, shelf: Shelf) -> None:
     order = ("delete", DATASET, OTHER, "--ask-id", "one")
     made = answer(grid, *order)

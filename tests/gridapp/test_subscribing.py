@@ -13,7 +13,7 @@ from gridapp.insights import deliveries
 from gridapp.subscribing import Terms
 from gridcore import accounts
 from gridcore.db import Database
-from gridcore.errors import Denied, NotFound, UsageError
+from gridcore.errors import Denied, InvalidTransition, NotFound, UsageError
 from gridcore.identity import Account, Principal, Role
 
 GROUP = frozenset(["physics"])
@@ -152,3 +152,10 @@ def test_it_cannot_be_suspended_until_a_moment_that_is_over(grid: DataGrid) -> N
         subscribing.change_subscription(grid.context(), key, "suspend", BERT, until=grid.clock.now())
     later = grid.clock.now() + timedelta(hours=1)
     assert subscribing.change_subscription(grid.context(), key, "suspend", BERT, until=later)["changed"]
+
+
+def test_what_waits_for_a_word_cannot_be_suspended(grid: DataGrid) -> None:
+    made = subscribe(grid, ANNA)
+    assert made["state"] == "ASKED"
+    with pytest.raises(InvalidTransition, match="is ASKED: there is nothing to suspend"):
+        subscribing.change_subscription(grid.context(), int(str(made["subscription"])), "suspend", ANNA)
