@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, func, literal_column, or_, select, update
@@ -93,6 +94,12 @@ OVER = (
 PASSING = select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.via_se_id).where(
     within(block_dest.c.block_id), block_dest.c.via_se_id.is_not(None)
 )
+#: What waits because its way was too slow, and over which links that was.
+SLOW = (
+    select(block_dest.c.block_id, block_dest.c.se_id, block_dest.c.path)
+    .where(block_dest.c.code == literal_column("'SLOW_PATH'"), block_dest.c.src_se_id.is_(None))
+    .where(block_dest.c.valid_until >= bindparam("second", type_=UtcTime()))
+)
 DISABLED = select(se.c.id).where(se.c.state == Switch.DISABLED)
 STIR = (
     update(block_dest)
@@ -134,15 +141,16 @@ def due(conn: Connection, now: datetime, n: int = MOST) -> set[ReplicaKey]:
 
 
 def stir_links(conn: Connection, links: Collection[LinkKey], *, opened: bool) -> int:
-    """These links have changed: what goes or begins its way over them is due at once; how many. Where one has
-    `opened`, so is all that waits for a way."""
+    """These links have changed: what goes or begins its way over them, or found them too slow, is due at
+    once; how many. Where one has `opened`, so is all that waits for a way."""
     waiting = conn.execute(STIR_WAITING, {"second": destinations.ONE_SECOND}).rowcount if opened else 0
     wanted = set(links)
     if not wanted:
         return waiting
     ends = {"srcs": sorted({src for src, _ in wanted}), "dsts": sorted({dst for _, dst in wanted})}
-    hops = [(row[0], row[1]) for row in rows(conn, [Read(OVER, ends)])[0] if (row[2], row[1]) in wanted]
-    over = set(hops)
+    hops, slow = rows(conn, [Read(OVER, ends), Read(SLOW, {"second": destinations.ONE_SECOND})])
+    over = {(row[0], row[1]) for row in hops if (row[2], row[1]) in wanted}
+    over |= {(row[0], row[1]) for row in slow if wanted.intersection(pairwise(row[2] or ()))}
     (passing,) = rows(conn, [Read(PASSING, {"ids": sorted({block for block, _ in over})})])
     over |= {(row[0], row[1]) for row in passing if (row[0], row[2]) in over}
     by_se: dict[int, list[int]] = {}

@@ -148,7 +148,7 @@ class Limit:
     many: Callable[[str, str, Sequence[tuple[Any, ...]]], None]
     commit: Callable[[], AbstractContextManager[Any]]
     close: Callable[[], None]
-    #: Among keys given as one value.
+    #: `key` is among those given as one value.
     among: str
     keys: Callable[[Sequence[int]], Any]
     mark: str
@@ -167,7 +167,7 @@ def _sqlite(database: Database) -> Limit:
         marks = ", ".join("?" * (columns.count(",") + 1))
         conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
 
-    among = "block_id IN (SELECT value FROM json_each(?))"
+    among = "{key} IN (SELECT value FROM json_each(?))"
     return Limit(conn.execute, many, lambda: conn, conn.close, among, lambda ids: json.dumps(list(ids)), "?")
 
 
@@ -181,7 +181,7 @@ def _postgres(database: Database) -> Limit:
             for row in rows:
                 copy.write_row(row)
 
-    return Limit(conn.execute, many, conn.transaction, conn.close, "block_id = ANY(%s)", list, "%s")
+    return Limit(conn.execute, many, conn.transaction, conn.close, "{key} = ANY(%s)", list, "%s")
 
 
 _ASKED = (
@@ -196,7 +196,8 @@ def _raw(limit: Limit, of: Stock) -> int:
     if not ids:
         return 0
     at, keys, mark = to_micros(SystemClock().now()), limit.keys(ids), limit.mark
-    here = f"WHERE se_id = {GOES_FROM} AND {limit.among}"
+    here = f"WHERE se_id = {GOES_FROM} AND {limit.among.format(key='block_id')}"
+    mine = f"WHERE {limit.among.format(key='id')}"  # a deletion has the key of its block
     n, of_dataset = len(ids), (ids[0] - 1) // BLOCKS + 1
     size = {"files": n * FILES, "bytes": n * BYTES}
     with limit.commit():
@@ -207,7 +208,7 @@ def _raw(limit: Limit, of: Stock) -> int:
         limit.execute(f"UPDATE block_replica SET delete_at = {mark} {here}", (at, keys))
     with limit.commit():
         limit.execute(f"UPDATE block_replica SET state = 'DELETING', delete_at = NULL {here}", (keys,))
-        limit.execute(f"UPDATE deletion SET state = 'DELETING', updated_at = {mark} {here}", (at, keys))
+        limit.execute(f"UPDATE deletion SET state = 'DELETING', updated_at = {mark} {mine}", (at, keys))
         limit.execute(
             f"UPDATE holding SET blocks = blocks - {n}, closed = closed - {n}, "
             f"files = files - {size['files']}, bytes = bytes - {size['bytes']} "
@@ -222,11 +223,8 @@ def _raw(limit: Limit, of: Stock) -> int:
         ]
         limit.many("outbox", "kind, subject, body, created_at", told)
     with limit.commit():
-        limit.execute(f"DELETE FROM block_replica {here} AND state = 'DELETING'", (keys,))
-        limit.execute(
-            f"UPDATE deletion SET state = 'DELETED', updated_at = {mark} {here} AND state = 'DELETING'",
-            (at, keys),
-        )
+        limit.execute(f"DELETE FROM block_replica {here}", (keys,))
+        limit.execute(f"UPDATE deletion SET state = 'DELETED', updated_at = {mark} {mine}", (at, keys))
         limit.execute(
             f"UPDATE se_use SET leaving_bytes = leaving_bytes - {size['bytes']} WHERE se_id = {GOES_FROM}"
         )

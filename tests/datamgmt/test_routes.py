@@ -338,6 +338,18 @@ def test_links_that_change_make_what_goes_over_them_due(grid: DataGrid) -> None:
     assert grid.do(lambda conn, _: routes.stir_links(conn, [], opened=True)) == 1
 
 
+def test_what_found_a_link_too_slow_is_due_once_that_changes(grid: DataGrid) -> None:
+    grid.subscribe("D")
+    allocate(grid)
+    route(grid)
+    later = grid.clock.now() + timedelta(hours=2)
+    slow = {"code": Reason.SLOW_PATH, "src_se_id": None, "valid_until": later}
+    grid.do(lambda conn, _: conn.execute(update(block_dest).where(block_dest.c.se_id == 4).values(slow)))
+    for links, due in (([(4, 3)], 0), ([(3, 4)], 1)):
+        assert grid.do(lambda conn, _, links=links: routes.stir_links(conn, links, opened=False)) == due
+    assert (1, 4) in view(grid).due
+
+
 def test_what_the_router_said_is_kept(grid: DataGrid) -> None:
     grid.subscribe("D")
     allocate(grid)
