@@ -18,6 +18,7 @@ from catalogs.tables import block, block_replica, dataset
 from datamgmt.deletions import deletion, removal
 from datamgmt.deletions.deletion import Asker
 from gridapp import schema
+from gridapp.bench.backlog import settle
 from gridapp.bench.ground import TURN_S, Ground
 from gridapp.bench.limits import DURABLE
 from gridapp.bench.measure import TURNS, Figure, per_second
@@ -79,6 +80,7 @@ def stock(ground: Ground) -> Stock:
         rows = _rows(key, ids, now)
         database.transaction(partial(bulk.write, writes=rows))
     database.transaction(recount.mend)
+    settle(database)
     chunks = (list(range(first, min(first + BATCH, n + 1))) for first in range(1, n + 1, BATCH))
     return Stock(database, keys, chunks)
 
