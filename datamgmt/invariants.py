@@ -41,6 +41,11 @@ _APPROVED = and_(
     deletion.c.se_id == block_replica.c.se_id,
     deletion.c.state == DeletionState.APPROVED,
 )
+_PASSING = block_dest.alias("passing")
+#: What a route has left half there is let go by the router's next look, or goes on as a stop of another.
+_FIRST_STOP = exists().where(
+    _PASSING.c.block_id == block_replica.c.block_id, _PASSING.c.via_se_id == block_replica.c.se_id
+)
 _COPYING_HERE = block_replica.c.state == ReplicaState.COPYING
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -85,7 +90,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "unwanted copy",
-        "a replica is copied only while it is wanted; what is left in transit is taken away or goes on",
+        "a replica is copied only while it is wanted; no route begins with a transit copy left by another",
         select(block_replica.c.block_id, block_replica.c.se_id)
         .outerjoin_from(
             block_replica,
@@ -94,7 +99,8 @@ INVARIANTS: tuple[Invariant, ...] = (
                 block_dest.c.block_id == block_replica.c.block_id, block_dest.c.se_id == block_replica.c.se_id
             ),
         )
-        .where(_COPYING_HERE, block_replica.c.transit == 0, block_dest.c.block_id.is_(None)),
+        .where(_COPYING_HERE, block_dest.c.block_id.is_(None))
+        .where(or_(block_replica.c.transit == 0, _FIRST_STOP)),
     ),
     Invariant(
         "nothing to copy",

@@ -28,7 +28,7 @@ from catalogs.tables import dataset, se, site
 from gridapp import schema
 from gridapp.bench.backlog import settle
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import Arm, Figure, alternate, ratio
+from gridapp.bench.measure import Arm, Figure, alternate
 from gridapp.bench.server import conninfo, driver
 from gridcore.clock import SystemClock
 from gridcore.db import Database, insert_rows
@@ -140,16 +140,8 @@ def _figures(ground: Ground, catalogue: Catalogue, bare: Ask) -> Iterator[Figure
             "bare": lambda barest=barest, of=subjects: slowest(barest, of),  # type: ignore[misc]
         }
         found = alternate(arms)
-        yield Figure(
-            bench=ground.bench,
-            case=case,
-            backend=ground.backend,
-            rows=catalogue.files,
-            figure=found["ours"],
-            unit="ms",
-            limit_figure=limit,
-            bare_figure=found["bare"],
-            ratio=ratio(found["ours"], limit, less_is_better=True),
+        yield ground.figure(
+            case, found["ours"], "ms", limit, rows=catalogue.files, bare=found["bare"], less_is_better=True
         )
 
 

@@ -15,7 +15,7 @@ from catalogs.tfc.rules import Rule
 from gridapp.bench.data_grid import DataGrid, data_grid
 from gridapp.bench.data_limits import BLOCK, file_limit
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import TURNS, Figure, ratio
+from gridapp.bench.measure import TURNS, Figure
 from gridcore.clock import SystemClock
 from gridcore.db import Database
 
@@ -106,26 +106,8 @@ def flat(ground: Ground) -> list[Figure]:
         ground.say(f"{on.made:,} files, {rates[-1]:,.0f}/s in part {number + 1} of {PARTS}")
     taken = (size_of(on.grid.database) - before) / (on.made - BATCH)
     return [
-        Figure(
-            bench=ground.bench,
-            case="flat",
-            backend=ground.backend,
-            rows=ground.rows,
-            figure=rates[-1],
-            unit="files/s",
-            limit_figure=rates[0],
-            ratio=ratio(rates[-1], rates[0]),
-        ),
-        Figure(
-            bench=ground.bench,
-            case="bytes",
-            backend=ground.backend,
-            rows=ground.rows,
-            figure=taken,
-            unit="bytes/file",
-            limit_figure=BYTES,
-            ratio=ratio(taken, BYTES, less_is_better=True),
-        ),
+        ground.figure("flat", rates[-1], "files/s", rates[0]),
+        ground.figure("bytes", taken, "bytes/file", BYTES, less_is_better=True),
     ]
 
 

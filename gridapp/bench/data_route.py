@@ -27,7 +27,7 @@ from datamgmt.wanted import destinations
 from gridapp import schema
 from gridapp.bench.backlog import Say, settle
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import TURNS, Figure, ratio
+from gridapp.bench.measure import TURNS, Figure
 from gridcore import settings
 from gridcore.clock import SystemClock
 from gridcore.db import Database, bulk, insert_rows
@@ -96,17 +96,7 @@ def _figures(ground: Ground, net: Net, limit: float, stored: float, planned: flo
         left = len(routes.due(conn, SystemClock().now()))
     fault = f"{left} wanted replicas are not routed" if left else None
     for case, figure in (("route", stored), ("route_plan", planned)):
-        yield Figure(
-            bench=ground.bench,
-            case=case,
-            backend=ground.backend,
-            rows=ground.rows,
-            figure=figure,
-            unit="s",
-            limit_figure=limit,
-            ratio=ratio(figure, limit, less_is_better=True),
-            error=fault,
-        )
+        yield ground.figure(case, figure, "s", limit, less_is_better=True, error=fault)
 
 
 def once(net: Net) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from datamgmt.tables import transfer
 from datamgmt.transfers import filling
 from gridapp.bench.data_grid import DataGrid, data_grid
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import TURNS, Figure, ratio
+from gridapp.bench.measure import TURNS, Figure
 from gridcore import settings
 from gridcore.bus import MemoryBus
 from gridcore.clock import SystemClock
@@ -164,16 +164,6 @@ def subscribe(ground: Ground) -> list[Figure]:
     error = None if ready == all_files else f"only {ready:,} of {all_files:,} transfers are ready"
     seconds = [median(one) for one in zip(*took[1:], strict=True)]  # the first one compiles its statements
     return [
-        Figure(
-            bench=ground.bench,
-            case=case,
-            backend=ground.backend,
-            rows=files,
-            figure=figure,
-            unit="s",
-            limit_figure=LIMIT_S,
-            ratio=ratio(figure, LIMIT_S, less_is_better=True),
-            error=error,
-        )
+        ground.figure(case, figure, "s", LIMIT_S, rows=files, less_is_better=True, error=error)
         for case, figure in zip(("routed", "subscribe"), seconds, strict=True)
     ]

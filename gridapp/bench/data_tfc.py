@@ -15,7 +15,7 @@ from catalogs.tfc.rules import Rule
 from gridapp.bench.backlog import settle
 from gridapp.bench.data_grid import data_grid
 from gridapp.bench.ground import Ground
-from gridapp.bench.measure import Arm, Figure, ratio
+from gridapp.bench.measure import Arm, Figure
 from gridcore.db import Database
 from gridcore.db.statements import chunks
 
@@ -53,16 +53,7 @@ def chain(ground: Ground) -> list[Figure]:
     hand = by_hand()
     arms = {"ours": _rate(ours, names), "limit": _rate(hand, names)}
     found = ground.compare("tfc", "names/s", arms, rows=len(names))
-    rival = Figure(
-        bench=ground.bench,
-        case="vs_wmcore",
-        backend=ground.backend,
-        rows=len(names),
-        figure=found.figure,
-        unit="names/s",
-        limit_figure=WMCORE,
-        ratio=ratio(found.figure, WMCORE),
-    )
+    rival = ground.figure("vs_wmcore", found.figure, "names/s", WMCORE, rows=len(names))
     return [found, rival]
 
 
@@ -114,16 +105,7 @@ def pfns(ground: Ground) -> Figure:
         took.append(time.perf_counter() - began)
         if len(found) != DATASET_FILES:
             raise AssertionError(f"{len(found)} PFNs of {DATASET_FILES} files")
-    return Figure(
-        bench=ground.bench,
-        case="pfns",
-        backend=ground.backend,
-        rows=DATASET_FILES,
-        figure=median(took),
-        unit="s",
-        limit_figure=PFNS_S,
-        ratio=ratio(median(took), PFNS_S, less_is_better=True),
-    )
+    return ground.figure("pfns", median(took), "s", PFNS_S, rows=DATASET_FILES, less_is_better=True)
 
 
 def _dataset(ground: Ground) -> tuple[Database, int]:

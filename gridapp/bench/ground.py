@@ -82,10 +82,11 @@ class Ground:
         limit: float,
         *,
         rows: int | None = None,
+        bare: float | None = None,
         less_is_better: bool = False,
         error: str | None = None,
     ) -> Figure:
-        """A figure that was found once, beside its limit; of all rows, if not of so many."""
+        """A figure beside its limit; of all rows, if not of so many."""
         return Figure(
             bench=self.bench,
             case=case,
@@ -94,6 +95,7 @@ class Ground:
             figure=figure,
             unit=unit,
             limit_figure=limit,
+            bare_figure=bare,
             ratio=ratio(figure, limit, less_is_better=less_is_better),
             error=error,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from gridapp.bench.agent import AGENT, INSTANCE, Agent
 from gridapp.bench.backlog import Backlog
 from gridapp.bench.ground import TURN_S, Ground
-from gridapp.bench.measure import Arm, Figure, alternate, per_second, ratio
+from gridapp.bench.measure import Arm, Figure, alternate, per_second
 from gridapp.bench.taking import Taking
 from prodsys.queue.gathering import Gatherer
 
@@ -88,15 +88,12 @@ def deep(ground: Ground) -> Figure:
     ground.say("measuring match deep")
     found = alternate(arms, DEEP_TURNS)
     grown = _resident() - before
-    return Figure(
-        bench=ground.bench,
-        case="deep",
-        backend=ground.backend,
+    return ground.figure(
+        "deep",
+        found["ours"],
+        "matches/s",
+        found["limit"],
         rows=DEEPER * ground.rows,
-        figure=found["ours"],
-        unit="matches/s",
-        limit_figure=found["limit"],
-        ratio=ratio(found["ours"], found["limit"]),
         error=f"memory grew by {grown / 2**20:.0f} MB" if grown > FLAT else None,
     )
 

@@ -13,7 +13,7 @@ from gridapp.bench.agent import Agent, new_jobs
 from gridapp.bench.backlog import Backlog, Line, settle
 from gridapp.bench.ground import TURN_S, Ground
 from gridapp.bench.limits import limit_for
-from gridapp.bench.measure import TURNS, Figure, per_second, ratio
+from gridapp.bench.measure import TURNS, Figure, per_second
 from gridapp.bench.server import conninfo, driver
 from gridapp.bench.taking import BATCH, Taking
 from gridapp.insights import tasks as task_answers
@@ -157,16 +157,7 @@ def task_show(ground: Ground) -> Figure:
             task_answers.task(conn, name)
         seconds.append(time.perf_counter() - began)
     figure = median(seconds)
-    return Figure(
-        bench=ground.bench,
-        case="task_show",
-        backend=ground.backend,
-        rows=ground.rows,
-        figure=figure,
-        unit="s",
-        limit_figure=SHOW_S,
-        ratio=ratio(figure, SHOW_S, less_is_better=True),
-    )
+    return ground.figure("task_show", figure, "s", SHOW_S, less_is_better=True)
 
 
 def bulk_kill(ground: Ground) -> Figure:

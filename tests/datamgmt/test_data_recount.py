@@ -118,6 +118,10 @@ def passing(conn: Connection) -> None:
     )
 
 
+def in_transit(conn: Connection) -> None:
+    conn.execute(update(block_replica).where(block_replica.c.se_id == B).values(transit=1))
+
+
 BREAKS: dict[str, tuple[Break, set[str]]] = {
     "complete": (completed, {"complete and wanted", "done but missing"}),
     "repair": (lambda conn: (completed(conn), conn.execute(update(block_dest).values(repair=1))), set()),
@@ -128,6 +132,11 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
         {"broken route", "unwanted copy"},
     ),
     "unwanted": (lambda conn: conn.execute(delete(block_dest)), {"unwanted copy"}),
+    "left in transit": (lambda conn: (in_transit(conn), conn.execute(delete(block_dest))), set()),
+    "first stop": (
+        lambda conn: (in_transit(conn), conn.execute(update(block_dest).values(se_id=C, via_se_id=B))),
+        {"unwanted copy"},
+    ),
     "queued": (
         lambda conn: conn.execute(update(block_dest).values(cursor_id=ALL_QUEUED)),
         {"nothing to copy"},
